@@ -1,0 +1,42 @@
+"""Tasks: each a frozen spec whose `sample(n, generator)` returns a `Batch`.  One file each."""
+
+import pkgutil
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Bool, Int
+
+# One line per task.
+NAMES = {
+    "repeated_blocks": "toy_models.tasks.repeated_blocks:RepeatedBlocks",
+    "fixed_period": "toy_models.tasks.fixed_period:FixedPeriod",
+}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a model reads, what it should answer, and where the answer counts."""
+
+    tokens: Int[torch.Tensor, "batch pos"]
+    targets: Int[torch.Tensor, "batch pos"]
+    scored: Bool[torch.Tensor, "batch pos"]
+
+    def to(self, device) -> "Batch":
+        return Batch(self.tokens.to(device), self.targets.to(device), self.scored.to(device))
+
+
+class Task(Protocol):
+    """`d_vocab` tokens, `n_ctx` positions, and nothing else that a model needs to know."""
+
+    d_vocab: int
+    n_ctx: int
+
+    def sample(self, n: int, generator: torch.Generator) -> Batch: ...
+
+
+def find(name: str):
+    """The spec class called `name`; ValueError lists the known ones."""
+    if name not in NAMES:
+        raise ValueError(f"unknown task {name!r}: choose one of {', '.join(NAMES)}")
+    return pkgutil.resolve_name(NAMES[name])

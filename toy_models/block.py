@@ -1,0 +1,242 @@
+"""One layer: norms, attention, MLP, and the block that wires them.  Shapes stand where they change."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import nn
+from transformer_lens.FactoredMatrix import FactoredMatrix
+from transformer_lens.hook_points import HookPoint
+
+from toy_models.attention import FUSED, attend, reference
+from toy_models.attention.masks import visible_keys
+from toy_models.config import TransformerConfig
+from toy_models.errors import InputError
+from toy_models.generation import KeyValueCache
+
+ACT_FN = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
+    "silu": F.silu,
+}
+
+
+def listened(*points: HookPoint) -> bool:
+    """Whether anybody has hooked one of these points, in either direction."""
+    return any(p._forward_hooks or p._forward_pre_hooks or p._backward_hooks for p in points)
+
+
+def parameter(config: TransformerConfig, *shape: int) -> nn.Parameter:
+    """Memory without values: `Transformer` draws them, each from its own stream."""
+    return nn.Parameter(torch.empty(*shape, dtype=config.dtype))
+
+
+class Norm(nn.Module):
+    """LayerNorm or RMSNorm: x / scale * w (+ b), with `scale` hooked before the division.
+
+    Like TransformerLens: `hook_normalized` of LN is after the gain and bias, that of RMS before the
+    gain.  16-bit inputs are normalised in float32.
+    """
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        self.centred, self.eps = config.normalization_type == "LN", config.eps
+        self.w = parameter(config, config.d_model)
+        if self.centred:
+            self.b = parameter(config, config.d_model)
+        self.hook_scale = HookPoint()  # batch pos 1
+        self.hook_normalized = HookPoint()  # batch pos d_model
+
+    def forward(self, x: Float[torch.Tensor, "*rows d_model"]) -> Float[torch.Tensor, "*rows d_model"]:
+        dtype = x.dtype
+        x = x.to(torch.promote_types(dtype, torch.float32))
+        if self.centred:
+            x = x - x.mean(-1, keepdim=True)
+        x = x / self.hook_scale((x.pow(2).mean(-1, keepdim=True) + self.eps).sqrt())
+        if self.centred:
+            return self.hook_normalized(x * self.w + self.b).to(dtype)
+        return self.hook_normalized(x).to(dtype) * self.w
+
+
+class Attention(nn.Module):
+    """Multi-head attention with TransformerLens's weights `[head, d_model, d_head]` and hooks."""
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        self.n_heads, self.n_kv_heads = config.n_heads, config.n_key_value_heads
+        self.causal, self.window, self.scale = config.causal, config.window, 1 / config.attn_scale
+        self.normaliser, self.backend = config.normaliser, config.attention
+        self.ran: str | None = None  # the backend of the last forward pass
+        d_model, d_head = config.d_model, config.d_head
+        self.W_Q, self.b_Q = parameter(config, self.n_heads, d_model, d_head), parameter(config, self.n_heads, d_head)
+        self.W_K, self.b_K = (
+            parameter(config, self.n_kv_heads, d_model, d_head),
+            parameter(config, self.n_kv_heads, d_head),
+        )
+        self.W_V, self.b_V = (
+            parameter(config, self.n_kv_heads, d_model, d_head),
+            parameter(config, self.n_kv_heads, d_head),
+        )
+        self.W_O, self.b_O = parameter(config, self.n_heads, d_head, d_model), parameter(config, d_model)
+        self.smear = parameter(config, self.n_kv_heads) if config.smeared_keys else None
+
+        self.hook_q_input, self.hook_k_input, self.hook_v_input = HookPoint(), HookPoint(), HookPoint()
+        self.hook_q, self.hook_k, self.hook_v = HookPoint(), HookPoint(), HookPoint()  # batch pos head d_head
+        if config.position.where == "rotation":
+            self.hook_rot_q, self.hook_rot_k = HookPoint(), HookPoint()  # batch pos head d_head
+        self.hook_attn_scores = HookPoint()  # batch head query key, -inf where hidden
+        self.hook_pattern = HookPoint()  # batch head query key
+        self.hook_z = HookPoint()  # batch pos head d_head
+        self.hook_result = HookPoint()  # batch pos head d_model, computed when somebody listens
+
+    @property
+    def OV(self) -> FactoredMatrix:
+        """W_V W_O per query head, `[head, d_model, d_model]` in factors."""
+        return FactoredMatrix(self.W_V.repeat_interleave(self.n_heads // self.n_kv_heads, 0), self.W_O)
+
+    @property
+    def QK(self) -> FactoredMatrix:
+        """W_Q W_K^T per query head, `[head, d_model, d_model]` in factors."""
+        W_K = self.W_K.repeat_interleave(self.n_heads // self.n_kv_heads, 0)
+        return FactoredMatrix(self.W_Q, W_K.transpose(-1, -2))
+
+    def forward(
+        self,
+        query_input: Float[torch.Tensor, "batch pos *head d_model"],
+        key_input: Float[torch.Tensor, "batch pos *kv_head d_model"],
+        value_input: Float[torch.Tensor, "batch pos *kv_head d_model"],
+        *,
+        rotate=None,
+        key_padding: Bool[torch.Tensor, "batch key"] | None = None,
+        past: KeyValueCache | None = None,
+        layer: int = 0,
+    ) -> Float[torch.Tensor, "batch pos d_model"]:
+        q = self.hook_q(project(query_input, self.W_Q, self.b_Q))
+        k = self.hook_k(project(key_input, self.W_K, self.b_K))
+        v = self.hook_v(project(value_input, self.W_V, self.b_V))
+        if past is not None:
+            k, v = past.extend(layer, k, v)
+        if self.smear is not None:
+            share = self.smear.sigmoid()[:, None]
+            k = torch.cat([k[:, :1], share * k[:, 1:] + (1 - share) * k[:, :-1]], dim=1)
+        if rotate is not None:
+            rotate_q, rotate_k = rotate
+            q, k = self.hook_rot_q(rotate_q(q)), self.hook_rot_k(rotate_k(k))
+        z = self.hook_z(self._attend(q, k, v, key_padding))
+        if listened(self.hook_result):
+            result = self.hook_result(torch.einsum("bphe,hed->bphd", z, self.W_O))
+            return result.sum(2) + self.b_O
+        return z.flatten(2) @ self.W_O.flatten(0, 1) + self.b_O
+
+    def _attend(self, q, k, v, key_padding):
+        """Fused where nobody looks at the scores or the pattern; otherwise with the hooks between the steps."""
+        looked_at = listened(self.hook_attn_scores, self.hook_pattern)
+        if looked_at and self.backend in FUSED:
+            raise InputError(
+                f"attention={self.backend!r} never holds the scores or the pattern that a hook on "
+                f"{self.hook_pattern.name.rsplit('.', 1)[0]} asks for: call model.set_attention('auto')"
+            )
+        masks = {"causal": self.causal, "window": self.window, "key_padding": key_padding}
+        if not (looked_at or self.backend == "reference" or not self.normaliser.fused):
+            z, self.ran = attend(q, k, v, scale=self.scale, backend=self.backend, **masks)
+            return z
+        self.ran = "reference"
+        visible = visible_keys(q.shape[1], k.shape[1], device=q.device, **masks)
+        scores = self.hook_attn_scores(reference.scores(q, k, visible, self.scale))
+        return reference.mix(self.hook_pattern(self.normaliser(scores, visible)), v)
+
+
+def project(
+    x: Float[torch.Tensor, "batch pos *head d_model"],
+    weight: Float[torch.Tensor, "head d_model d_head"],
+    bias: Float[torch.Tensor, "head d_head"],
+) -> Float[torch.Tensor, "batch pos head d_head"]:
+    """x @ W per head.  With a head axis in x, each head reads its own copy."""
+    if x.ndim == 4:
+        return torch.einsum("bphd,hde->bphe", x, weight) + bias
+    n_heads, d_model, d_head = weight.shape
+    flat = weight.permute(1, 0, 2).reshape(d_model, n_heads * d_head)
+    return (x @ flat).unflatten(-1, (n_heads, d_head)) + bias
+
+
+class MLP(nn.Module):
+    """W_out act(W_in x + b_in) + b_out; gated: W_out (act(W_gate x) * W_in x + b_in) + b_out."""
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        self.W_in, self.b_in = parameter(config, config.d_model, config.d_mlp), parameter(config, config.d_mlp)
+        self.W_out, self.b_out = parameter(config, config.d_mlp, config.d_model), parameter(config, config.d_model)
+        self.W_gate = parameter(config, config.d_model, config.d_mlp) if config.gated_mlp else None
+        self.act_fn = ACT_FN[config.act_fn]
+        self.hook_pre, self.hook_post = HookPoint(), HookPoint()  # batch pos d_mlp
+        if config.gated_mlp:
+            self.hook_pre_linear = HookPoint()  # batch pos d_mlp
+
+    def forward(self, x: Float[torch.Tensor, "batch pos d_model"]) -> Float[torch.Tensor, "batch pos d_model"]:
+        if self.W_gate is None:
+            post = self.act_fn(self.hook_pre(x @ self.W_in + self.b_in))
+        else:
+            post = self.act_fn(self.hook_pre(x @ self.W_gate)) * self.hook_pre_linear(x @ self.W_in) + self.b_in
+        return self.hook_post(post) @ self.W_out + self.b_out
+
+
+class Block(nn.Module):
+    """resid_pre -> + attention -> resid_mid -> + MLP -> resid_post."""
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        self.post_norm = config.norm_position == "post"
+        self.ln1 = Norm(config) if config.normalization_type else nn.Identity()
+        self.attn = Attention(config)
+        self.mlp = None
+        if config.d_mlp:
+            self.ln2 = Norm(config) if config.normalization_type else nn.Identity()
+            self.mlp = MLP(config)
+            self.hook_resid_mid, self.hook_mlp_out = HookPoint(), HookPoint()  # batch pos d_model
+        # One copy of the stream per head, made when somebody listens: batch pos head d_model.
+        self.hook_q_input, self.hook_k_input, self.hook_v_input = HookPoint(), HookPoint(), HookPoint()
+        self.hook_resid_pre, self.hook_attn_out, self.hook_resid_post = HookPoint(), HookPoint(), HookPoint()
+
+    def forward(
+        self,
+        resid: Float[torch.Tensor, "batch pos d_model"],
+        embed_attention: Float[torch.Tensor, "#batch pos d_model"] | None = None,
+        **attention,
+    ) -> Float[torch.Tensor, "batch pos d_model"]:
+        resid = self.hook_resid_pre(resid)
+        attn_out = self.hook_attn_out(self.attn(*self._inputs(resid, embed_attention), **attention))
+        resid = resid + attn_out
+        if self.post_norm:
+            resid = self.ln1(resid)
+        if self.mlp is not None:
+            resid = self.hook_resid_mid(resid)
+            resid = resid + self.hook_mlp_out(self.mlp(resid if self.post_norm else self.ln2(resid)))
+            if self.post_norm:
+                resid = self.ln2(resid)
+        return self.hook_resid_post(resid)
+
+    def _inputs(self, resid, embed_attention):
+        """What queries, keys and values read.
+
+        A hook on `hook_{q,k,v}_input` gets one copy of the stream per head, before the norm, so that an
+        edit reaches one head alone.  TransformerLens named the point on the block, and later on `attn`:
+        both work, in that order.
+        """
+        heads = {"q": self.attn.n_heads, "k": self.attn.n_kv_heads, "v": self.attn.n_kv_heads}
+        read = {}
+        for letter, n_heads in heads.items():
+            points = getattr(self, f"hook_{letter}_input"), getattr(self.attn, f"hook_{letter}_input")
+            if listened(*points):
+                copies = resid.unsqueeze(2).repeat(1, 1, n_heads, 1)
+                read[letter] = self._norm1(points[1](points[0](copies)))
+        if len(read) < len(heads):  # last, so that a cache holds the norm of the stream itself
+            shared = self._norm1(resid)
+            read = {letter: read.get(letter, shared) for letter in heads}
+        if embed_attention is not None:
+            for letter in "qk":
+                per_head = read[letter].ndim == 4
+                read[letter] = read[letter] + (embed_attention.unsqueeze(2) if per_head else embed_attention)
+        return read["q"], read["k"], read["v"]
+
+    def _norm1(self, x):
+        return x if self.post_norm else self.ln1(x)

@@ -1,0 +1,172 @@
+"""TransformerConfig: what a model is, in TransformerLens's words."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from toy_models import normalisers, positions
+from toy_models.attention import FUSED, check_backend
+from toy_models.errors import ConfigError
+
+ACTIVATIONS = ("relu", "gelu", "gelu_new", "silu")
+DTYPES = {str(d).removeprefix("torch."): d for d in (torch.float64, torch.float32, torch.bfloat16, torch.float16)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+    """Options of a Transformer.  Combinations that cannot work are refused here, with the values.
+
+    Args:
+        d_head: `d_model // n_heads` unless given.
+        d_mlp: `4 * d_model` unless given; 0 makes an attention-only model.
+        d_vocab_out: width of the logits, `d_vocab` unless given.
+        act_fn: relu, gelu, gelu_new (the tanh approximation) or silu; `gated_mlp` multiplies it with a linear arm.
+        normalization_type: "LN", "RMS" or None.
+        norm_position: "pre" (GPT-2, Llama) or "post" (the original transformer; no final norm then).
+        position: a name in `toy_models.positions.NAMES`, or a spec such as `Rope(base=5e5)`.
+        normaliser: a name in `toy_models.normalisers.NAMES`, or a spec.
+        attention: a backend, or "auto": fused, unless a hook listens on the scores or pattern of the layer.
+        n_key_value_heads: fewer than n_heads for grouped-query attention.
+        window: a query sees itself and the `window - 1` positions before it (either side, if not causal).
+        attn_scale: scores are *divided* by it, as in TransformerLens; `sqrt(d_head)` unless given.
+        smeared_keys: keys mix with their predecessor's, k_j <- s k_j + (1 - s) k_{j-1} with a learned
+            s = sigmoid(smear) per key-value head (Olsson et al. 2022, arXiv:2209.11895, section on smeared keys).
+        bos_id: the token that the tasks put in front, if any.
+        dtype, device: follow `model.to(...)`.
+
+    Raises:
+        ConfigError: one line with the values and the remedy.
+    """
+
+    n_layers: int
+    n_heads: int
+    d_model: int
+    d_vocab: int
+    n_ctx: int
+    d_head: int | None = None
+    d_mlp: int | None = None
+    d_vocab_out: int | None = None
+    act_fn: str = "gelu"
+    gated_mlp: bool = False
+    normalization_type: str | None = "LN"
+    norm_position: str = "pre"
+    eps: float = 1e-5
+    position: Any = "learned"
+    normaliser: Any = "softmax"
+    attention: str = "auto"
+    n_key_value_heads: int | None = None
+    window: int | None = None
+    causal: bool = True
+    attn_scale: float | None = None
+    smeared_keys: bool = False
+    bos_id: int | None = None
+    dtype: Any = torch.float32
+    device: str = "cpu"
+
+    def __post_init__(self):
+        for name in ("n_layers", "n_heads", "d_model", "d_vocab", "n_ctx"):
+            self._whole(name, at_least=0 if name == "n_layers" else 1)
+        if self.d_head is None and self.d_model % self.n_heads:
+            raise ConfigError(
+                f"d_model={self.d_model} does not split over n_heads={self.n_heads}: change one, or give d_head"
+            )
+        defaults = {
+            "d_head": self.d_model // self.n_heads,
+            "d_mlp": 4 * self.d_model,
+            "d_vocab_out": self.d_vocab,
+            "n_key_value_heads": self.n_heads,
+        }
+        for name, value in defaults.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+            self._whole(name, at_least=0 if name == "d_mlp" else 1)
+        if self.attn_scale is None:
+            object.__setattr__(self, "attn_scale", math.sqrt(self.d_head))
+        self._resolve_specs()
+        self._refuse_impossible()
+
+    def _whole(self, name: str, at_least: int) -> None:
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
+            raise ConfigError(f"{name}={value!r} must be a whole number of at least {at_least}")
+
+    def _resolve_specs(self) -> None:
+        try:
+            check_backend(self.attention)
+            for name, room in (("position", positions), ("normaliser", normalisers)):
+                if isinstance(getattr(self, name), str):
+                    object.__setattr__(self, name, room.find(getattr(self, name))())
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        if isinstance(self.dtype, str) and self.dtype in DTYPES:
+            object.__setattr__(self, "dtype", DTYPES[self.dtype])
+        object.__setattr__(self, "device", str(self.device))
+
+    def _refuse_impossible(self) -> None:
+        one_of = {
+            "act_fn": ACTIVATIONS,
+            "normalization_type": ("LN", "RMS", None),
+            "norm_position": ("pre", "post"),
+            "dtype": tuple(DTYPES.values()),
+        }
+        for name, allowed in one_of.items():
+            if getattr(self, name) not in allowed:
+                raise ConfigError(f"{name}={getattr(self, name)!r} must be one of {', '.join(map(str, allowed))}")
+        if not isinstance(self.position, positions.PositionSpec):
+            raise ConfigError(f"position={self.position!r} must be a name or a spec from toy_models.positions")
+        if not callable(self.normaliser):
+            raise ConfigError(f"normaliser={self.normaliser!r} must be a name or a spec from toy_models.normalisers")
+        checks = [
+            (
+                self.n_heads % self.n_key_value_heads,
+                f"n_heads={self.n_heads} cannot share n_key_value_heads={self.n_key_value_heads} evenly: "
+                f"choose a divisor of {self.n_heads}",
+            ),
+            (
+                self.window is not None and not (type(self.window) is int and self.window >= 1),
+                f"window={self.window!r} must be a whole number of at least 1, or None",
+            ),
+            (
+                not (isinstance(self.attn_scale, int | float) and self.attn_scale > 0),
+                f"attn_scale={self.attn_scale!r} must be positive: scores are divided by it",
+            ),
+            (not self.eps > 0, f"eps={self.eps!r} must be positive"),
+            (
+                self.bos_id is not None and not 0 <= self.bos_id < self.d_vocab,
+                f"bos_id={self.bos_id} must lie in [0, d_vocab={self.d_vocab})",
+            ),
+            (self.gated_mlp and self.attn_only, "gated_mlp=True needs an MLP: d_mlp=0 makes the model attention-only"),
+            (
+                self.norm_position == "post" and self.normalization_type is None,
+                "norm_position='post' needs normalization_type 'LN' or 'RMS', not None",
+            ),
+            (
+                self.smeared_keys and not self.causal,
+                "smeared_keys=True needs causal=True: a key mixes with its predecessor's",
+            ),
+            (
+                self.attention in FUSED and not self.normaliser.fused,
+                f"attention={self.attention!r} cannot run normaliser={self.normaliser}: use attention='auto'",
+            ),
+        ]
+        for impossible, why in checks:
+            if impossible:
+                raise ConfigError(why)
+        if why := self.position.refuses(self):
+            raise ConfigError(why)
+
+    # What TransformerLens's tools read beside the fields.
+
+    @property
+    def attn_only(self) -> bool:
+        return self.d_mlp == 0
+
+    @property
+    def final_rms(self) -> bool:
+        return self.normalization_type == "RMS"
+
+    @property
+    def default_prepend_bos(self) -> bool:
+        return self.bos_id is not None

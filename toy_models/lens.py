@@ -1,0 +1,135 @@
+"""What TransformerLens's tools ask of a model, beside its hooks: weights by name, tokens, caches."""
+
+import re
+
+import torch
+from jaxtyping import Float
+from transformer_lens import ActivationCache, HookedRootModule
+
+from toy_models.errors import InputError
+
+# A copy of the stream per head costs n_heads times its memory: cached when asked for by name, or switched on.
+COSTLY = {"use_attn_result": ("hook_result",), "use_split_qkv_input": ("hook_q_input", "hook_k_input", "hook_v_input")}
+# What a classic TransformerLens state dict carries beside its weights.
+_CLASSIC_BUFFER = re.compile(r"\.attn\.(mask|IGNORE|rotary_sin|rotary_cos)$")
+
+
+class LensSurface(HookedRootModule):
+    """Mixed into `Transformer`; nothing here computes the forward pass."""
+
+    def __init__(self):
+        super().__init__()
+        self._costly_off = {point for points in COSTLY.values() for point in points}
+        self.register_load_state_dict_pre_hook(_translate_classic)
+
+    # Caches -------------------------------------------------------------------------------------
+
+    def run_with_cache(self, *args, names_filter=None, return_cache_object=True, remove_batch_dim=False, **kwargs):
+        """Output and ActivationCache.  Without `names_filter` everything but the per-head copies
+        (`hook_result`, `hook_{q,k,v}_input`) is cached; name those, or switch them on, to have them."""
+        if names_filter is None:
+            off = tuple(self._costly_off)
+
+            def names_filter(name):
+                return not name.endswith(off) if off else True
+
+        out, cache = super().run_with_cache(
+            *args, names_filter=names_filter, remove_batch_dim=remove_batch_dim, **kwargs
+        )
+        if return_cache_object:
+            cache = ActivationCache(cache, self, has_batch_dim=not remove_batch_dim)
+        return out, cache
+
+    def set_use_attn_result(self, on: bool) -> None:
+        """Cache `hook_result` without being asked.  A hook on it works either way."""
+        self._switch("use_attn_result", on)
+
+    def set_use_split_qkv_input(self, on: bool) -> None:
+        """Cache `hook_{q,k,v}_input` without being asked.  Hooks on them work either way."""
+        self._switch("use_split_qkv_input", on)
+
+    def _switch(self, flag: str, on: bool) -> None:
+        change = self._costly_off.difference_update if on else self._costly_off.update
+        change(COSTLY[flag])
+
+    # Tokens -------------------------------------------------------------------------------------
+
+    def to_tokens(self, tokens, *_, **__) -> torch.Tensor:
+        """Token ids unchanged, with a batch dimension.  There is no tokenizer here."""
+        if not isinstance(tokens, torch.Tensor):
+            if isinstance(tokens, str) or not isinstance(tokens, list | tuple):
+                raise InputError(f"this model has no tokenizer: give token ids, not {tokens!r}")
+            tokens = torch.tensor(tokens)
+        if tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
+            raise InputError(f"tokens are {tokens.dtype}: give whole-number ids, such as tokens.long()")
+        if tokens.ndim not in (1, 2) or tokens.shape[-1] == 0:
+            raise InputError(
+                f"tokens have shape {tuple(tokens.shape)}: give (batch, pos) or (pos,), at least one token"
+            )
+        return tokens[None] if tokens.ndim == 1 else tokens
+
+    def to_single_token(self, token) -> int:
+        if isinstance(token, int):
+            return token
+        raise InputError(f"this model has no tokenizer: give a token id, not {token!r}")
+
+    def tokens_to_residual_directions(self, tokens) -> Float[torch.Tensor, "*tokens d_model"]:
+        """The columns of W_U: a stream along one raises that token's logit most."""
+        ids = tokens if isinstance(tokens, torch.Tensor) else torch.tensor(self.to_single_token(tokens))
+        if ids.numel() == 1:  # TransformerLens answers one token with one bare direction
+            ids = ids.reshape(())
+        return self.W_U.T[ids.to(self.W_U.device)]
+
+    # Weights ------------------------------------------------------------------------------------
+
+    def accumulated_bias(
+        self, layer: int, mlp_input: bool = False, include_mlp_biases: bool = True
+    ) -> Float[torch.Tensor, " d_model"]:
+        """Sum of b_O (and b_out) of the layers before `layer`; with `mlp_input`, of its attention too."""
+        total = torch.zeros(self.cfg.d_model, dtype=self.cfg.dtype, device=self.cfg.device)
+        for block in self.blocks[:layer]:
+            total = total + block.attn.b_O
+            if include_mlp_biases and block.mlp is not None:
+                total = total + block.mlp.b_out
+        return total + self.blocks[layer].attn.b_O if mlp_input else total
+
+    @property
+    def W_E(self) -> Float[torch.Tensor, "d_vocab d_model"]:
+        return self.embed.W_E
+
+    @property
+    def W_U(self) -> Float[torch.Tensor, "d_model d_vocab_out"]:
+        return self.unembed.W_U
+
+    @property
+    def b_U(self) -> Float[torch.Tensor, " d_vocab_out"]:
+        return self.unembed.b_U
+
+    @property
+    def W_pos(self) -> Float[torch.Tensor, "n_ctx d_model"]:
+        if not hasattr(self.pos_embed, "W_pos"):
+            raise InputError(f"position={self.cfg.position} has no table W_pos")
+        return self.pos_embed.W_pos
+
+    def _stack(self, part: str, name: str) -> torch.Tensor:
+        return torch.stack([getattr(getattr(block, part), name) for block in self.blocks])
+
+    W_Q = property(lambda self: self._stack("attn", "W_Q"), doc="(layer, head, d_model, d_head)")
+    W_K = property(lambda self: self._stack("attn", "W_K"), doc="(layer, kv_head, d_model, d_head)")
+    W_V = property(lambda self: self._stack("attn", "W_V"), doc="(layer, kv_head, d_model, d_head)")
+    W_O = property(lambda self: self._stack("attn", "W_O"), doc="(layer, head, d_head, d_model)")
+    b_Q = property(lambda self: self._stack("attn", "b_Q"), doc="(layer, head, d_head)")
+    b_K = property(lambda self: self._stack("attn", "b_K"), doc="(layer, kv_head, d_head)")
+    b_V = property(lambda self: self._stack("attn", "b_V"), doc="(layer, kv_head, d_head)")
+    b_O = property(lambda self: self._stack("attn", "b_O"), doc="(layer, d_model)")
+    W_in = property(lambda self: self._stack("mlp", "W_in"), doc="(layer, d_model, d_mlp)")
+    W_out = property(lambda self: self._stack("mlp", "W_out"), doc="(layer, d_mlp, d_model)")
+
+
+def _translate_classic(model, state_dict, *_) -> None:
+    """Drop a classic state dict's buffers; its grouped-query `_W_K` is our `W_K`.  Strictness does the rest."""
+    for key in list(state_dict):
+        if _CLASSIC_BUFFER.search(key):
+            del state_dict[key]
+        elif re.search(r"\.attn\._[Wb]_[KV]$", key):
+            state_dict[key.replace("attn._", "attn.")] = state_dict.pop(key)

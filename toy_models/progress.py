@@ -1,0 +1,13 @@
+"""One progress bar for the floor: on a terminal or in a notebook, nowhere else."""
+
+import sys
+from collections.abc import Iterable
+
+from tqdm import tqdm
+
+
+def progress(items: Iterable, label: str, show: bool | None = None, **options) -> tqdm:
+    """`items` with a bar on stderr.  `show=None` decides by whether somebody is there to look."""
+    if show is None:
+        show = sys.stderr.isatty() or "ipykernel" in sys.modules
+    return tqdm(items, desc=label, disable=not show, leave=False, **options)

@@ -1,0 +1,103 @@
+"""One training loop: AdamW, linear warm-up and decay, data drawn from the step's own stream."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+
+from toy_models.errors import ConfigError, TrainingError
+from toy_models.progress import progress
+from toy_models.seeding import generator
+from toy_models.tasks import Batch, Task
+from toy_models.transformer import Transformer
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Args: steps: updates;  batch_size: sequences a step;  lr: peak learning rate;  warmup: steps of linear rise;
+    decay: share of the run, at its end, over which the rate falls linearly to zero;  clip: largest gradient norm;
+    checkpoint_every: steps between checkpoints, 0 for the first and last only."""
+
+    steps: int = 600
+    batch_size: int = 32
+    lr: float = 1e-2
+    warmup: int = 50
+    decay: float = 0.2
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.98)
+    clip: float = 1.0
+    checkpoint_every: int = 0
+
+    def __post_init__(self):
+        positive = ("steps", "batch_size", "lr", "clip")
+        for name in positive:
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name}={getattr(self, name)} must be positive")
+        if not (self.warmup >= 0 and 0 <= self.decay <= 1 and self.checkpoint_every >= 0):
+            raise ConfigError(
+                f"warmup={self.warmup} and checkpoint_every={self.checkpoint_every} must not be negative, "
+                f"decay={self.decay} must lie in [0, 1]"
+            )
+
+    def rate(self, step: int) -> float:
+        """Learning rate of update `step` (counted from 0)."""
+        rise = (step + 1) / (self.warmup + 1)
+        fall = (self.steps - step) / max(1.0, self.decay * self.steps)
+        return self.lr * min(1.0, rise, fall)
+
+
+def optimiser(model: Transformer, config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW; weight decay on matrices alone, not on gains and biases."""
+    params = list(model.named_parameters())
+    matrices = [p for name, p in params if name.rsplit(".", 1)[-1].startswith("W_")]
+    others = [p for name, p in params if not name.rsplit(".", 1)[-1].startswith("W_")]
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
+
+
+def task_loss(logits: Float[torch.Tensor, "batch pos d_vocab"], batch: Batch) -> Float[torch.Tensor, ""]:
+    """Mean cross entropy over the scored positions, in nats."""
+    return F.cross_entropy(logits[batch.scored].float(), batch.targets[batch.scored])
+
+
+def train(
+    model: Transformer,
+    task: Task,
+    config: TrainConfig,
+    *,
+    seed: int = 0,
+    start: int = 0,
+    optimizer: torch.optim.Optimizer | None = None,
+    show_progress: bool | None = None,
+) -> Iterator[tuple[int, float]]:
+    """Train in place; yield (updates done, loss of the last one), after each update.
+
+    The batch of update s depends on (seed, s) alone, so a run that starts again at `start` with the
+    optimizer of that moment goes on bit for bit.
+
+    Raises:
+        TrainingError: the loss is not finite; the weights are those before the bad update.
+    """
+    optimizer = optimizer or optimiser(model, config)
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    bar = progress(range(start, config.steps), f"train seed {seed}", show_progress, initial=start, total=config.steps)
+    for step in bar:
+        batch = task.sample(config.batch_size, generator(seed, "data", step)).to(model.cfg.device)
+        optimizer.zero_grad(set_to_none=True)
+        loss = task_loss(model(batch.tokens), batch)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"the loss is {value} at step {step} (seed {seed}, lr {config.rate(step):.3g}): "
+                f"lower lr={config.lr:g}, or lengthen warmup={config.warmup}"
+            )
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(params, config.clip)
+        for group in optimizer.param_groups:
+            group["lr"] = config.rate(step)
+        optimizer.step()
+        bar.set_postfix(loss=f"{value:.3f}", refresh=False)
+        yield step + 1, value

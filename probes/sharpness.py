@@ -1,0 +1,69 @@
+"""Sharpness: how few keys does a query attend to?
+
+For one row p of an attention pattern that may look at n keys:
+
+    entropy       H(p) = -sum_i p_i ln p_i     nats       0 (one key) to ln n (uniform)
+    peak          max_i p_i                    fraction   1/n (uniform) to 1 (one key)
+    sum of squares  sum_i p_i^2                fraction   1/n to 1; its inverse counts the keys in use
+    n_visible     n                            keys
+
+Source: Velickovic et al. 2024, arXiv:2410.01104.  Lemma 2.1: with scores whose largest and smallest
+differ by `spread`, the peak is at most exp(spread) / n.  theory/sharpness.md derives it.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+
+from probes.errors import ProbeInputError
+
+# A row of n rounded weights sums to 1 within about n * unit roundoff; these allow for n up to about 4,000.
+ROW_SUM_TOLERANCE = {torch.float64: 1e-12, torch.float32: 5e-4, torch.bfloat16: 4e-2, torch.float16: 5e-3}
+
+
+@dataclass(frozen=True)
+class Sharpness:
+    entropy: Float[torch.Tensor, "batch head query"]
+    peak: Float[torch.Tensor, "batch head query"]
+    sum_squares: Float[torch.Tensor, "batch head query"]
+    n_visible: Int[torch.Tensor, " query"]
+
+
+def causal(n: int, *, device: torch.device | str | None = None) -> Bool[torch.Tensor, "query key"]:
+    """The visible keys of a decoder: True on and below the diagonal."""
+    return torch.ones(n, n, dtype=torch.bool, device=device).tril()
+
+
+def sharpness(
+    pattern: Float[torch.Tensor, "batch head query key"], visible: Bool[torch.Tensor, "query key"]
+) -> Sharpness:
+    """Measure every row of an attention pattern.
+
+    Args:
+        pattern: softmax weights as TransformerLens stores them in `attn.hook_pattern`.
+        visible: True where the query may look at the key; `causal(n)` for a decoder.
+
+    Raises:
+        ProbeInputError: a row does not sum to 1, or has weight on a hidden key.  Rows that are masked
+            out whole are stored as zeros by TransformerLens: drop them first.
+    """
+    tolerance = ROW_SUM_TOLERANCE[pattern.dtype]
+    p = pattern.to(torch.promote_types(pattern.dtype, torch.float32))
+    worst = (p.sum(-1) - 1).abs().max().item()
+    if not worst <= tolerance:  # written so that NaN fails too
+        raise ProbeInputError(f"rows must sum to 1 within {tolerance:g}; off by {worst:.3g}")
+    hidden = p.masked_fill(visible.to(p.device), 0.0).abs().max().item()
+    if hidden > 0:
+        raise ProbeInputError(f"a row has weight {hidden:.3g} on a hidden key: is `visible` that of this model?")
+    return Sharpness(
+        entropy=torch.special.entr(p).sum(-1),
+        peak=p.amax(-1),
+        sum_squares=p.square().sum(-1),
+        n_visible=visible.sum(-1),
+    )
+
+
+def peak_bound(spread: float, n_visible: Int[torch.Tensor, " query"]) -> Float[torch.Tensor, " query"]:
+    """Lemma 2.1: no peak is above min(1, exp(spread) / n), when the scores span `spread` nats."""
+    return torch.exp(torch.tensor(spread, dtype=torch.float64)).div(n_visible).clamp(max=1.0)

@@ -1,34 +1,51 @@
 """Configurations as plain data: the same options give the same text, hence the same hash.
 
-Standard library only, so that anybody may import it.
+Standard library only, so that every floor above may use it.
 """
 
 import dataclasses
+import enum
 import hashlib
 import json
-from typing import Any
+import math
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any, get_type_hints
 
 
-def plain(value: Any) -> Any:
-    """Nested dicts, lists and scalars that JSON can hold.
+def plain(value: Any, key: str = "", annotation: Any = None) -> Any:
+    """Write a value as what JSON can hold: nested dicts, lists, numbers, strings, true, false and null.
 
-    A dataclass becomes a dict of its init fields; its class name is kept under `kind`, so that two
-    specs with equal fields stay apart.  Other objects (a torch dtype, a path) become their text.
+    A dataclass becomes a dict of its init fields; unless its field's annotation settles the class, the
+    class name stands under "kind", so that two specs with equal fields stay apart.  A torch.dtype becomes
+    "float32", a float that is not finite its name.
+
+    Raises:
+        ValueError: something has no plain form; the message names its key.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
-        return {"kind": type(value).__name__, **fields}
-    if isinstance(value, dict):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple | range | set | frozenset):
-        items = sorted(value) if isinstance(value, set | frozenset) else value
-        return [plain(v) for v in items]
+        hints = get_type_hints(type(value))
+        kind = {} if annotation is type(value) else {"kind": type(value).__name__}
+        fields = [field.name for field in dataclasses.fields(value) if field.init]
+        return kind | {name: plain(getattr(value, name), f"{key}.{name}".lstrip("."), hints[name]) for name in fields}
+    if isinstance(value, enum.Enum):
+        return value.name
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    return str(value).removeprefix("torch.")
+    if isinstance(value, Mapping):
+        return {str(name): plain(one, f"{key}.{name}") for name, one in value.items()}
+    if isinstance(value, tuple | list | range):
+        return [plain(one, f"{key}[{index}]") for index, one in enumerate(value)]
+    if isinstance(value, PurePath):
+        return value.as_posix()
+    if type(value).__module__.partition(".")[0] == "torch":  # torch.dtype, torch.device
+        return str(value).removeprefix("torch.")
+    raise ValueError(f"{key or 'the value'} is a {type(value).__name__}, which has no plain form: use a plain value")
 
 
 def digest(value: Any, length: int = 12) -> str:
     """Hexadecimal digits of the SHA-256 of the canonical JSON text of `value`."""
-    text = json.dumps(plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    text = json.dumps(plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:length]

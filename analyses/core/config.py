@@ -2,15 +2,13 @@
 
 import dataclasses
 import difflib
-import enum
-import math
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import PurePath
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from analyses.core.errors import WorkbenchError
+from toy_models import canonical
 
 WORDS = {"true": True, "True": True, "false": False, "False": False, "null": None, "None": None}
 
@@ -40,15 +38,15 @@ def configure(Config: type, overrides: Mapping[str, object]) -> Any:
 
 
 def plain(config: object) -> dict[str, object]:
-    """Write a config as what JSON can hold: nested dicts, lists, numbers, strings, true, false and null.
-
-    A nested dataclass that its field's annotation does not settle carries its class under "kind". A torch.dtype
-    becomes "float32", a float that is not finite its name. Derived fields (init=False) are left out.
+    """Write a config as what JSON can hold; see `toy_models.canonical.plain`.
 
     Raises:
         WorkbenchError: a value has no plain form; the message names its field.
     """
-    return _plain_fields(config, prefix="")
+    try:
+        return canonical.plain(config, annotation=type(config))
+    except ValueError as error:
+        raise WorkbenchError(str(error)) from error
 
 
 def keys(config: object, prefix: str = "") -> list[str]:
@@ -187,29 +185,3 @@ def _literal(text: str) -> object:
 
 def _whole(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _plain_fields(config: object, prefix: str) -> dict[str, object]:
-    hints = get_type_hints(type(config))
-    return {name: _plain(getattr(config, name), prefix + name, hints[name]) for name in _settable(config)}
-
-
-def _plain(value: Any, key: str, annotation: Any = None) -> object:
-    if _is_dataclass(value):
-        kind = {} if annotation is type(value) else {"kind": type(value).__name__}
-        return kind | _plain_fields(value, f"{key}.")
-    if isinstance(value, enum.Enum):
-        return value.name
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, Mapping):
-        return {str(name): _plain(one, f"{key}.{name}") for name, one in value.items()}
-    if isinstance(value, tuple | list | range):
-        return [_plain(one, f"{key}[{index}]") for index, one in enumerate(value)]
-    if isinstance(value, PurePath):
-        return value.as_posix()
-    if type(value).__module__.partition(".")[0] == "torch":  # torch.dtype, torch.device
-        return str(value).removeprefix("torch.")
-    raise WorkbenchError(f"{key} is a {type(value).__name__}, which cannot be written to run.json: use a plain value")

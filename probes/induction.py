@@ -37,8 +37,10 @@ def induction(model: HookedModel, tokens: Int[torch.Tensor, "batch pos"]) -> Ind
     """Score every head of a hooked model on these tokens, in one forward pass.
 
     Raises:
-        ProbeInputError: no token of the text is ever repeated, or the model has no pattern hook.
+        ProbeInputError: a text of one token, none that is ever repeated, or a model without pattern hooks.
     """
+    if tokens.shape[1] < 2:
+        raise ProbeInputError("the text has one token: no head can look back")
     found = patterns(model, tokens)
 
     def stack(score, *args):
@@ -60,7 +62,9 @@ def prefix_matching(
     further on and read that token from what an earlier layer moved there: the score at larger shifts finds it.
     """
     if not 1 <= shift < tokens.shape[1]:
-        raise ProbeInputError(f"shift={shift} must lie in [1, {tokens.shape[1]}) for a text of {tokens.shape[1]} tokens")
+        raise ProbeInputError(
+            f"shift={shift} must lie in [1, {tokens.shape[1]}) for a text of {tokens.shape[1]} tokens"
+        )
     after = torch.zeros(*tokens.shape, tokens.shape[1], dtype=torch.bool, device=tokens.device)
     after[:, :, shift:] = tokens[:, :, None] == tokens[:, None, :-shift]
     return _mean_mass(pattern, after.tril())
@@ -83,7 +87,9 @@ def previous_token(pattern: Float[torch.Tensor, "batch head query query"]) -> Fl
 def _mean_mass(pattern, keys: Bool[torch.Tensor, "batch query key"]) -> Float[torch.Tensor, " head"]:
     can_score = keys.any(-1)
     if not can_score.any():
-        raise ProbeInputError("no token of the text is repeated: there is nothing to match")
+        raise ProbeInputError(
+            "no token of the text has an earlier occurrence far enough back: there is nothing to match"
+        )
     mass = torch.einsum("bhqk,bqk->hbq", _wide(pattern), keys.to(_wide(pattern).dtype))
     return mass[:, can_score].mean(-1)
 

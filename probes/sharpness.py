@@ -24,6 +24,8 @@ ROW_SUM_TOLERANCE = {torch.float64: 1e-12, torch.float32: 5e-4, torch.bfloat16: 
 
 @dataclass(frozen=True)
 class Sharpness:
+    """One value per row; entropy in nats, the others as in the table above."""
+
     entropy: Float[torch.Tensor, "batch head query"]
     peak: Float[torch.Tensor, "batch head query"]
     sum_squares: Float[torch.Tensor, "batch head query"]
@@ -53,6 +55,9 @@ def sharpness(
     worst = (p.sum(-1) - 1).abs().max().item()
     if not worst <= tolerance:  # written so that NaN fails too
         raise ProbeInputError(f"rows must sum to 1 within {tolerance:g}; off by {worst:.3g}")
+    lowest = p.min().item()
+    if lowest < 0:
+        raise ProbeInputError(f"weights must not be negative: the least is {lowest:.3g}")
     hidden = p.masked_fill(visible.to(p.device), 0.0).abs().max().item()
     if hidden > 0:
         raise ProbeInputError(f"a row has weight {hidden:.3g} on a hidden key: is `visible` that of this model?")

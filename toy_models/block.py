@@ -103,8 +103,8 @@ class Attention(nn.Module):
     def forward(
         self,
         query_input: Float[torch.Tensor, "batch pos *head d_model"],
-        key_input: Float[torch.Tensor, "batch pos *kv_head d_model"],
-        value_input: Float[torch.Tensor, "batch pos *kv_head d_model"],
+        key_input: Float[torch.Tensor, "batch pos *key_head d_model"],
+        value_input: Float[torch.Tensor, "batch pos *value_head d_model"],
         *,
         rotate=None,
         key_padding: Bool[torch.Tensor, "batch key"] | None = None,
@@ -117,8 +117,7 @@ class Attention(nn.Module):
         if past is not None:
             k, v = past.extend(layer, k, v)
         if self.smear is not None:
-            share = self.smear.sigmoid()[:, None]
-            k = torch.cat([k[:, :1], share * k[:, 1:] + (1 - share) * k[:, :-1]], dim=1)
+            k = self._smeared(k, key_padding)
         if rotate is not None:
             rotate_q, rotate_k = rotate
             q, k = self.hook_rot_q(rotate_q(q)), self.hook_rot_k(rotate_k(k))
@@ -127,6 +126,13 @@ class Attention(nn.Module):
             result = self.hook_result(torch.einsum("bphe,hed->bphd", z, self.W_O))
             return result.sum(2) + self.b_O
         return z.flatten(2) @ self.W_O.flatten(0, 1) + self.b_O
+
+    def _smeared(self, k, key_padding):
+        """k_j <- s k_j + (1 - s) k_{j-1}; the first key, and one that follows a padded key, stays as it is."""
+        share, before = self.smear.sigmoid()[:, None], k[:, :-1]
+        if key_padding is not None:
+            before = before.where(key_padding[:, :-1, None, None], k[:, 1:])
+        return torch.cat([k[:, :1], share * k[:, 1:] + (1 - share) * before], dim=1)
 
     def _attend(self, q, k, v, key_padding):
         """Fused where nobody looks at the scores or the pattern; otherwise with the hooks between the steps."""
@@ -182,6 +188,8 @@ class MLP(nn.Module):
 
 class Block(nn.Module):
     """resid_pre -> + attention -> resid_mid -> + MLP -> resid_post."""
+
+    hook_out_is_single_residual_stream = True  # what TransformerLens's logit lens asks before it reads the stream
 
     def __init__(self, config: TransformerConfig):
         super().__init__()

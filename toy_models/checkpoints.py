@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import pickle
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -98,7 +99,7 @@ def train_or_load(config: RunConfig, root: Path | str, *, show_progress: bool | 
 
 def saved_steps(folder: Path) -> list[int]:
     """The steps whose checkpoints are in the folder, in order."""
-    return sorted(int(p.stem.removeprefix("step-")) for p in folder.glob("step-*.pt"))
+    return sorted(int(p.stem.removeprefix("step-")) for p in folder.glob("step-[0-9]*.pt"))
 
 
 def _follow(updates: Iterator, config: TrainConfig, folder: Path, model, optimizer, losses: list[float]) -> None:
@@ -145,20 +146,27 @@ def _restore(config: RunConfig, folder: Path, step: int):
     if hashlib.sha256(data).hexdigest() != _checksums(folder).get(path.name):
         raise CheckpointError(damaged)
 
-    state = torch.load(io.BytesIO(data), weights_only=True, map_location=config.model.device)
     model = Transformer(config.model, seed=config.seed)
-    model.load_state_dict(state["model"])
     optimizer = optimiser(model, config.train)
-    optimizer.load_state_dict(state["optimizer"])
-    return model, optimizer, state["losses"].tolist()
+    try:  # whole, yet not ours: weights_only refuses to run what a forged file carries
+        state = torch.load(io.BytesIO(data), weights_only=True, map_location=config.model.device)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        losses = state["losses"].tolist()
+    except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, ValueError, AttributeError):
+        raise CheckpointError(f"checkpoint {path} is not one of this run: delete {folder} and train again") from None
+    return model, optimizer, losses
 
 
 def _checksums(folder: Path) -> dict[str, str]:
     path = folder / "checksums.json"
     try:
-        return json.loads(path.read_text()) if path.exists() else {}
+        sums = json.loads(path.read_text()) if path.exists() else {}
     except ValueError:
-        raise CheckpointError(f"{path} is damaged: delete {folder} and train again") from None
+        sums = None
+    if not isinstance(sums, dict):
+        raise CheckpointError(f"{path} is damaged: delete {folder} and train again")
+    return sums
 
 
 def _write(path: Path, data: bytes) -> None:

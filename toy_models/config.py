@@ -35,6 +35,8 @@ class TransformerConfig:
             s = sigmoid(smear) per key-value head (Olsson et al. 2022, arXiv:2209.11895, section on smeared keys).
         bos_id: the token that the tasks put in front, if any.
         dtype, device: follow `model.to(...)`.
+        use_attn_result, use_split_qkv_input: follow `model.set_use_attn_result(...)` and its twin, which put the
+            per-head copies into `run_with_cache`.
 
     Raises:
         ConfigError: one line with the values and the remedy.
@@ -64,6 +66,8 @@ class TransformerConfig:
     bos_id: int | None = None
     dtype: Any = torch.float32
     device: str = "cpu"
+    use_attn_result: bool = False
+    use_split_qkv_input: bool = False
 
     def __post_init__(self):
         for name in ("n_layers", "n_heads", "d_model", "d_vocab", "n_ctx"):
@@ -118,44 +122,36 @@ class TransformerConfig:
             raise ConfigError(f"position={self.position!r} must be a name or a spec from toy_models.positions")
         if not callable(self.normaliser):
             raise ConfigError(f"normaliser={self.normaliser!r} must be a name or a spec from toy_models.normalisers")
-        checks = [
-            (
-                self.n_heads % self.n_key_value_heads,
+        for reason in (self._bad_number(), self._bad_combination(), self.position.refuses(self)):
+            if reason:
+                raise ConfigError(reason)
+
+    def _bad_number(self) -> str | None:
+        if self.window is not None and not (type(self.window) is int and self.window >= 1):
+            return f"window={self.window!r} must be a whole number of at least 1, or None"
+        if not (isinstance(self.attn_scale, int | float) and 0 < self.attn_scale < math.inf):
+            return f"attn_scale={self.attn_scale!r} must be positive and finite: scores are divided by it"
+        if not (isinstance(self.eps, int | float) and 0 < self.eps < math.inf):
+            return f"eps={self.eps!r} must be positive and finite"
+        if self.bos_id is not None and not (type(self.bos_id) is int and 0 <= self.bos_id < self.d_vocab):
+            return f"bos_id={self.bos_id!r} must lie in [0, d_vocab={self.d_vocab})"
+        return None
+
+    def _bad_combination(self) -> str | None:
+        if self.n_heads % self.n_key_value_heads:
+            return (
                 f"n_heads={self.n_heads} cannot share n_key_value_heads={self.n_key_value_heads} evenly: "
-                f"choose a divisor of {self.n_heads}",
-            ),
-            (
-                self.window is not None and not (type(self.window) is int and self.window >= 1),
-                f"window={self.window!r} must be a whole number of at least 1, or None",
-            ),
-            (
-                not (isinstance(self.attn_scale, int | float) and self.attn_scale > 0),
-                f"attn_scale={self.attn_scale!r} must be positive: scores are divided by it",
-            ),
-            (not self.eps > 0, f"eps={self.eps!r} must be positive"),
-            (
-                self.bos_id is not None and not 0 <= self.bos_id < self.d_vocab,
-                f"bos_id={self.bos_id} must lie in [0, d_vocab={self.d_vocab})",
-            ),
-            (self.gated_mlp and self.attn_only, "gated_mlp=True needs an MLP: d_mlp=0 makes the model attention-only"),
-            (
-                self.norm_position == "post" and self.normalization_type is None,
-                "norm_position='post' needs normalization_type 'LN' or 'RMS', not None",
-            ),
-            (
-                self.smeared_keys and not self.causal,
-                "smeared_keys=True needs causal=True: a key mixes with its predecessor's",
-            ),
-            (
-                self.attention in FUSED and not self.normaliser.fused,
-                f"attention={self.attention!r} cannot run normaliser={self.normaliser}: use attention='auto'",
-            ),
-        ]
-        for impossible, why in checks:
-            if impossible:
-                raise ConfigError(why)
-        if why := self.position.refuses(self):
-            raise ConfigError(why)
+                f"choose a divisor of {self.n_heads}"
+            )
+        if self.gated_mlp and self.attn_only:
+            return "gated_mlp=True needs an MLP: d_mlp=0 makes the model attention-only"
+        if self.norm_position == "post" and self.normalization_type is None:
+            return "norm_position='post' needs normalization_type 'LN' or 'RMS', not None"
+        if self.smeared_keys and not self.causal:
+            return "smeared_keys=True needs causal=True: a key mixes with its predecessor's"
+        if self.attention in FUSED and not self.normaliser.fused:
+            return f"attention={self.attention!r} cannot run normaliser={self.normaliser}: use attention='auto'"
+        return None
 
     # What TransformerLens's tools read beside the fields.
 

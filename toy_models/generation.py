@@ -26,6 +26,8 @@ class KeyValueCache:
     ) -> tuple[Float[torch.Tensor, "batch key kv_head d_head"], Float[torch.Tensor, "batch key kv_head d_head"]]:
         """All keys and values of the layer, the new ones last."""
         if self.length:
+            if self._pairs[layer] is None:
+                raise InputError(f"the cache holds no keys of layer {layer}: the pass that filled it stopped before")
             old_k, old_v = self._pairs[layer]
             if old_k.shape[0] != k.shape[0]:
                 raise InputError(f"the cache holds a batch of {old_k.shape[0]}, the new tokens one of {k.shape[0]}")
@@ -47,7 +49,7 @@ def choose(
 @torch.no_grad()
 def generate(
     model,
-    tokens: Int[torch.Tensor, "batch pos"],
+    tokens: Int[torch.Tensor, "*batch pos"],
     max_new_tokens: int,
     *,
     temperature: float = 0.0,
@@ -56,6 +58,8 @@ def generate(
     show_progress: bool = False,
 ) -> Int[torch.Tensor, "batch longer"]:
     """See `Transformer.generate`."""
+    if max_new_tokens < 0:
+        raise InputError(f"max_new_tokens={max_new_tokens} must not be negative")
     if temperature < 0:
         raise InputError(f"temperature={temperature} must be 0 (greedy) or positive")
     if temperature > 0 and generator is None:

@@ -21,10 +21,11 @@ def load(name_or_directory: str | Path, *, device: str = "cpu"):
         for needed, what in (("config.json", "configuration"), ("tokenizer_config.json", "tokenizer")):
             if not (path / needed).is_file():
                 raise ModelError(f"{path} holds no {needed}: a Hugging Face directory with its {what} is needed")
+    from safetensors import SafetensorError
     from transformer_lens.model_bridge import TransformerBridge
 
     try:
         return TransformerBridge.boot_transformers(str(path if looks_local else name_or_directory), device=device)
-    except OSError as error:
-        reason = str(error).strip().splitlines()[0]
+    except (OSError, ValueError, SafetensorError) as error:  # what the loaders raise on files they cannot read
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ModelError(f"cannot load {str(name_or_directory)!r}: {reason}") from error

@@ -1,6 +1,7 @@
 """What TransformerLens's tools ask of a model, beside its hooks: weights by name, tokens, caches."""
 
 import re
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -19,7 +20,6 @@ class LensSurface(HookedRootModule):
 
     def __init__(self):
         super().__init__()
-        self._costly_off = {point for points in COSTLY.values() for point in points}
         self.register_load_state_dict_pre_hook(_translate_classic)
 
     # Caches -------------------------------------------------------------------------------------
@@ -28,10 +28,10 @@ class LensSurface(HookedRootModule):
         """Output and ActivationCache.  Without `names_filter` everything but the per-head copies
         (`hook_result`, `hook_{q,k,v}_input`) is cached; name those, or switch them on, to have them."""
         if names_filter is None:
-            off = tuple(self._costly_off)
+            off = tuple(point for flag, points in COSTLY.items() if not getattr(self.cfg, flag) for point in points)
 
             def names_filter(name):
-                return not name.endswith(off) if off else True
+                return not (off and name.endswith(off))
 
         out, cache = super().run_with_cache(
             *args, names_filter=names_filter, remove_batch_dim=remove_batch_dim, **kwargs
@@ -42,15 +42,11 @@ class LensSurface(HookedRootModule):
 
     def set_use_attn_result(self, on: bool) -> None:
         """Cache `hook_result` without being asked.  A hook on it works either way."""
-        self._switch("use_attn_result", on)
+        self.cfg = replace(self.cfg, use_attn_result=on)
 
     def set_use_split_qkv_input(self, on: bool) -> None:
         """Cache `hook_{q,k,v}_input` without being asked.  Hooks on them work either way."""
-        self._switch("use_split_qkv_input", on)
-
-    def _switch(self, flag: str, on: bool) -> None:
-        change = self._costly_off.difference_update if on else self._costly_off.update
-        change(COSTLY[flag])
+        self.cfg = replace(self.cfg, use_split_qkv_input=on)
 
     # Tokens -------------------------------------------------------------------------------------
 
@@ -76,11 +72,22 @@ class LensSurface(HookedRootModule):
     def tokens_to_residual_directions(self, tokens) -> Float[torch.Tensor, "*tokens d_model"]:
         """The columns of W_U: a stream along one raises that token's logit most."""
         ids = tokens if isinstance(tokens, torch.Tensor) else torch.tensor(self.to_single_token(tokens))
+        if not 0 <= int(ids.min()) <= int(ids.max()) < self.cfg.d_vocab_out:
+            raise InputError(f"tokens {int(ids.min())} to {int(ids.max())} must lie in [0, {self.cfg.d_vocab_out})")
         if ids.numel() == 1:  # TransformerLens answers one token with one bare direction
             ids = ids.reshape(())
         return self.W_U.T[ids.to(self.W_U.device)]
 
     # Weights ------------------------------------------------------------------------------------
+
+    def tl_parameters(self) -> dict[str, torch.Tensor]:
+        """Parameters by name, keys and values repeated per query head: SVDInterpreter looks heads up so."""
+        share = self.cfg.n_heads // self.cfg.n_key_value_heads
+        grouped = (".W_K", ".W_V", ".b_K", ".b_V")
+        return {
+            name: p.repeat_interleave(share, 0) if share > 1 and name.endswith(grouped) else p
+            for name, p in self.named_parameters()
+        }
 
     def accumulated_bias(
         self, layer: int, mlp_input: bool = False, include_mlp_biases: bool = True

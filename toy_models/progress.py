@@ -9,5 +9,10 @@ from tqdm import tqdm
 def progress(items: Iterable, label: str, show: bool | None = None, **options) -> tqdm:
     """`items` with a bar on stderr.  `show=None` decides by whether somebody is there to look."""
     if show is None:
-        show = sys.stderr.isatty() or "ipykernel" in sys.modules
+        show = sys.stderr.isatty() or _in_notebook()
     return tqdm(items, desc=label, disable=not show, leave=False, **options)
+
+
+def _in_notebook() -> bool:
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and ipython.get_ipython() is not None

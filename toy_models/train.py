@@ -32,15 +32,19 @@ class TrainConfig:
     checkpoint_every: int = 0
 
     def __post_init__(self):
-        positive = ("steps", "batch_size", "lr", "clip")
-        for name in positive:
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name}={getattr(self, name)} must be positive")
-        if not (self.warmup >= 0 and 0 <= self.decay <= 1 and self.checkpoint_every >= 0):
-            raise ConfigError(
-                f"warmup={self.warmup} and checkpoint_every={self.checkpoint_every} must not be negative, "
-                f"decay={self.decay} must lie in [0, 1]"
-            )
+        for name in ("steps", "batch_size", "warmup", "checkpoint_every"):
+            value, least = getattr(self, name), int(name in ("steps", "batch_size"))
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ConfigError(f"{name}={value!r} must be a whole number of at least {least}")
+        for name in ("lr", "clip"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"{name}={getattr(self, name)} must be positive and finite")
+        shares = {"decay": self.decay, "betas[0]": self.betas[0], "betas[1]": self.betas[1]}
+        for name, value in shares.items():
+            if not 0 <= value <= 1 or (value == 1 and name != "decay"):
+                raise ConfigError(f"{name}={value} must lie in [0, 1{']' if name == 'decay' else ')'}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ConfigError(f"weight_decay={self.weight_decay} must be finite and not negative")
 
     def rate(self, step: int) -> float:
         """Learning rate of update `step` (counted from 0)."""
@@ -79,7 +83,7 @@ def train(
     optimizer of that moment goes on bit for bit.
 
     Raises:
-        TrainingError: the loss is not finite; the weights are those before the bad update.
+        TrainingError: the loss or its gradient is not finite; the weights are those before the bad update.
     """
     optimizer = optimizer or optimiser(model, config)
     params = [p for group in optimizer.param_groups for p in group["params"]]
@@ -89,13 +93,13 @@ def train(
         optimizer.zero_grad(set_to_none=True)
         loss = task_loss(model(batch.tokens), batch)
         value = loss.item()
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"the loss is {value} at step {step} (seed {seed}, lr {config.rate(step):.3g}): "
-                f"lower lr={config.lr:g}, or lengthen warmup={config.warmup}"
-            )
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(params, config.clip)
+        norm = torch.nn.utils.clip_grad_norm_(params, config.clip).item()
+        if not (math.isfinite(value) and math.isfinite(norm)):
+            raise TrainingError(
+                f"the loss is {value:.3g} and its gradient's norm {norm:.3g} at step {step} (seed {seed}, "
+                f"lr {config.rate(step):.3g}): lower lr={config.lr:g}, or lengthen warmup={config.warmup}"
+            )
         for group in optimizer.param_groups:
             group["lr"] = config.rate(step)
         optimizer.step()

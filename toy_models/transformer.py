@@ -25,6 +25,8 @@ RETURN_TYPES = ("logits", "loss", "both", None)
 
 
 class Embed(nn.Module):
+    """Rows of W_E."""
+
     def __init__(self, config: TransformerConfig):
         super().__init__()
         self.W_E = parameter(config, config.d_vocab, config.d_model)
@@ -34,6 +36,8 @@ class Embed(nn.Module):
 
 
 class Unembed(nn.Module):
+    """x W_U + b_U."""
+
     def __init__(self, config: TransformerConfig):
         super().__init__()
         self.W_U, self.b_U = (
@@ -70,7 +74,11 @@ class Transformer(LensSurface):
         self.reset_parameters(seed)
         self.setup()
         self.eval()
-        self.to(config.device)
+        try:
+            self.to(config.device)
+        except (AssertionError, RuntimeError) as error:  # torch has no word of its own for a device that is not there
+            reason = str(error).strip().splitlines()[0]
+            raise ConfigError(f"device={config.device!r} cannot be used here ({reason}): try device='cpu'") from None
 
     @torch.no_grad()
     def reset_parameters(self, seed: int) -> None:
@@ -122,10 +130,11 @@ class Transformer(LensSurface):
 
         new = positions[:, seen:]
         if start == 0 and self.cfg.position.where == "embed":
-            code = self.pos_embed.embed(new).expand(resid.shape[0], -1, -1)
+            code = self.pos_embed.embed(new).repeat(resid.shape[0] // new.shape[0], 1, 1)
             resid = resid + self.hook_pos_embed(code)
         embed_attention = self.pos_embed.embed_attention(new)
         if embed_attention is not None:
+            embed_attention = embed_attention.repeat(resid.shape[0] // new.shape[0], 1, 1)
             embed_attention = self.hook_pos_embed_attention(embed_attention)
         rotate_k = self.pos_embed.rotation(positions)
         rotate = (self.pos_embed.rotation(new), rotate_k) if rotate_k else None
@@ -159,18 +168,20 @@ class Transformer(LensSurface):
             tokens = self.to_tokens(tokens)
             low, high = int(tokens.min()), int(tokens.max())
             if low < 0 or (high >= self.cfg.d_vocab and residual is None):
-                worst = low if low < 0 else high
-                raise InputError(f"token {worst} is outside the vocabulary: ids must lie in [0, {self.cfg.d_vocab})")
+                raise InputError(self._outside(low if low < 0 else high))
         if residual is None:
             if start:
                 raise InputError(f"start_at_layer={start} needs the residual that enters there")
-            return self.hook_embed(self.embed(tokens.to(self.cfg.device))), tokens
+            return self.hook_embed(self.embed(tokens.long().to(self.cfg.device))), tokens
         if residual.ndim != 3 or residual.shape[-1] != self.cfg.d_model:
             raise InputError(
                 f"residual has shape {tuple(residual.shape)}: it must be (batch, pos, d_model={self.cfg.d_model})"
             )
-        residual = residual.to(self.cfg.device, self.cfg.dtype)
+        residual = residual.to(self.cfg.device, self.cfg.dtype, copy=True)  # hooks may write in place
         return self.hook_embed(residual) if start == 0 else residual, tokens
+
+    def _outside(self, token: int) -> str:
+        return f"token {token} is outside the vocabulary: ids must lie in [0, {self.cfg.d_vocab})"
 
     def _positions(self, resid, seen: int, offset) -> Int[torch.Tensor, "#batch key"]:
         n_key = seen + resid.shape[1]
@@ -178,6 +189,11 @@ class Transformer(LensSurface):
             raise InputError(f"{n_key} positions go beyond n_ctx={self.cfg.n_ctx}: shorten the input or raise n_ctx")
         positions = torch.arange(n_key, device=resid.device)[None]
         if isinstance(offset, torch.Tensor):
+            if offset.shape != resid.shape[:1]:
+                raise InputError(
+                    f"position_offset has shape {tuple(offset.shape)}: "
+                    f"give a number, or one per row ({resid.shape[0]},)"
+                )
             return positions + offset.to(resid.device).reshape(-1, 1)
         return positions + offset
 
@@ -201,6 +217,13 @@ class Transformer(LensSurface):
                 f"next-token loss needs d_vocab_out={self.cfg.d_vocab_out} to equal d_vocab={self.cfg.d_vocab}: "
                 f"take the logits and your own loss"
             )
+        if tokens.shape != logits.shape[:2] or tokens.shape[1] < 2:
+            raise InputError(
+                f"the loss needs tokens of shape {tuple(logits.shape[:2])}, "
+                f"at least 2 in a row, not {tuple(tokens.shape)}"
+            )
+        if int(tokens.max()) >= self.cfg.d_vocab:
+            raise InputError(self._outside(int(tokens.max())))
         wide = logits[:, :-1].to(torch.promote_types(logits.dtype, torch.float32))
         per_token = F.cross_entropy(wide.transpose(1, 2), tokens[:, 1:].long().to(logits.device), reduction="none")
         loss = per_token
@@ -213,7 +236,7 @@ class Transformer(LensSurface):
 
     def generate(
         self,
-        tokens: Int[torch.Tensor, "batch pos"],
+        tokens: Int[torch.Tensor, "*batch pos"],
         max_new_tokens: int,
         *,
         temperature: float = 0.0,
@@ -241,10 +264,9 @@ class Transformer(LensSurface):
 
     def _apply(self, fn, recurse: bool = True):
         """`.to`, `.double()`, `.cuda()` come through here: the config follows."""
-        out = super()._apply(fn, recurse)
-        at = self.unembed.W_U
+        becomes = fn(self.unembed.W_U.detach()[:0])  # refused before any weight has changed
         try:
-            self.cfg = replace(self.cfg, dtype=at.dtype, device=str(at.device))
+            self.cfg = replace(self.cfg, dtype=becomes.dtype, device=str(becomes.device))
         except ConfigError as error:
-            raise InputError(f"a model cannot be {at.dtype}: {error}") from None
-        return out
+            raise InputError(f"a model cannot compute in {becomes.dtype}: {error}") from None
+        return super()._apply(fn, recurse)

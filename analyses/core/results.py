@@ -12,6 +12,7 @@ import json
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from html import escape
@@ -156,10 +157,13 @@ def copy(source: Path, target: Path) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Refuse a results folder that could not be written, before anything is measured; make nothing."""
+    """Refuse a results folder that could not be written, before anything is measured; leave nothing behind."""
     nearest = next(one for one in (folder, *folder.absolute().parents) if one.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        raise ResultError(f"cannot write results to {folder}: {nearest} is no writable folder; choose one by --results")
+    try:
+        tempfile.TemporaryDirectory(dir=nearest, prefix=".writable-").cleanup()  # permissions alone do not tell
+    except OSError:
+        message = f"cannot write results to {folder}: {nearest} is no writable folder; choose one by --results"
+        raise ResultError(message) from None
 
 
 def project_root() -> Path:

@@ -11,6 +11,8 @@ from toy_models.attention.reference import softmax
 
 @dataclass(frozen=True)
 class Softmax:
+    """No options.  Rows without a visible key become zeros."""
+
     fused: ClassVar[bool] = True
 
     def __call__(

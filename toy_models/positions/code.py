@@ -40,6 +40,7 @@ class PositionSpec:
         return None
 
     def build(self, config) -> PositionCode:
+        """The module for a model of this TransformerConfig."""
         return PositionCode()
 
 

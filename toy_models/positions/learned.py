@@ -6,12 +6,16 @@ from toy_models.positions.code import PositionSpec, PositionTable
 
 
 class LearnedCode(PositionTable):
+    """Adds its rows to the stream."""
+
     def embed(self, positions):
         return self.rows(positions)
 
 
 @dataclass(frozen=True)
 class Learned(PositionSpec):
+    """No options; the table has n_ctx rows."""
+
     where = "embed"
 
     def build(self, config) -> LearnedCode:

@@ -4,6 +4,7 @@ Then q_i . k_j depends on i - j alone.  Pairs are (c, c + d_rotary/2), the layou
 TransformerLens.  Source: Su et al. 2021, arXiv:2104.09864, section 3.2.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,8 @@ from toy_models.positions.code import PositionCode, PositionSpec
 
 
 class RopeCode(PositionCode):
+    """Turns the first `d_rotary` coordinates; holds no weights."""
+
     def __init__(self, d_rotary: int, base: float):
         super().__init__()
         self.d_rotary, self.base = d_rotary, base
@@ -45,7 +48,7 @@ class Rope(PositionSpec):
 
     def refuses(self, config) -> str | None:
         d_rotary = self.d_rotary(config.d_head)
-        if self.base <= 0 or not 0 < self.fraction <= 1:
+        if not (0 < self.base < math.inf and 0 < self.fraction <= 1):
             return f"rope needs base > 0 and 0 < fraction <= 1, not base={self.base}, fraction={self.fraction}"
         if d_rotary % 2 or d_rotary == 0:
             return (

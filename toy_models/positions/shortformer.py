@@ -10,12 +10,16 @@ from toy_models.positions.code import PositionSpec, PositionTable
 
 
 class ShortformerCode(PositionTable):
+    """Adds its rows to what queries and keys read."""
+
     def embed_attention(self, positions):
         return self.rows(positions)
 
 
 @dataclass(frozen=True)
 class Shortformer(PositionSpec):
+    """No options; the table has n_ctx rows, shared by all layers."""
+
     where = "embed_attention"
 
     def build(self, config) -> ShortformerCode:

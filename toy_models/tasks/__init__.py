@@ -2,7 +2,7 @@
 
 import pkgutil
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Int
@@ -23,9 +23,11 @@ class Batch:
     scored: Bool[torch.Tensor, "batch pos"]
 
     def to(self, device) -> "Batch":
+        """The same batch on another device."""
         return Batch(self.tokens.to(device), self.targets.to(device), self.scored.to(device))
 
 
+@runtime_checkable
 class Task(Protocol):
     """`d_vocab` tokens, `n_ctx` positions, and nothing else that a model needs to know."""
 

@@ -11,6 +11,8 @@ from toy_models.tasks.repeated_blocks import RepeatedBlocks
 
 @dataclass(frozen=True)
 class FixedPeriod(RepeatedBlocks):
+    """`shortest` and `longest` are the one period."""
+
     shortest: int = 12
     longest: int = 12
     held_out: tuple[int, ...] = ()

@@ -1,0 +1,242 @@
+"""Every attention backend against a float64 oracle, within the error budget: at most twice the error of the eager
+reference in the same type, plus one unit in the last place of the largest output.  In float64 itself the oracle is no
+more exact than what it judges: there everything agrees to 1e-12 of the largest output."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from toy_models.attention import NAMES, attend
+from toy_models.errors import InputError
+
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+MASKS = {
+    "causal": {},
+    "bidirectional": {"causal": False},
+    "window": {"window": 3},
+    "bidirectional window": {"causal": False, "window": 2},
+    "window of one": {"window": 1},
+    "padding": {"pads": (0, 2)},
+    "padding and window": {"pads": (1, 4), "window": 3},
+    "bidirectional padding": {"causal": False, "pads": (3, 1)},
+}
+
+
+def draw(batch, n_query, n_key, heads, kv_heads, d_head, seed=0):
+    noise = torch.Generator().manual_seed(seed)
+    q = torch.randn(batch, n_query, heads, d_head, generator=noise, dtype=torch.float64)
+    k, v = (torch.randn(batch, n_key, kv_heads, d_head, generator=noise, dtype=torch.float64) for _ in "kv")
+    return q, k, v
+
+
+def oracle(q, k, v, *, causal=True, window=None, scale=None, key_padding=None):
+    """Row by row, in float64, from the definition."""
+    q, k, v = q.double(), k.double(), v.double()
+    group, last = q.shape[2] // k.shape[2], k.shape[1] - q.shape[1]
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    z = torch.zeros_like(q)
+    for b in range(q.shape[0]):
+        for i in range(q.shape[1]):
+            at = i + last
+            keys = [
+                j
+                for j in range(k.shape[1])
+                if not (causal and j > at)
+                and (window is None or abs(at - j) < window)
+                and (key_padding is None or key_padding[b, j])
+            ]
+            for h in range(q.shape[2]):
+                if keys:
+                    weights = (scale * k[b, keys, h // group] @ q[b, i, h]).softmax(0)
+                    z[b, i, h] = weights @ v[b, keys, h // group]
+    return z
+
+
+def padding(pads, n_key):
+    return None if pads is None else torch.arange(n_key)[None] >= torch.tensor(pads)[:, None]
+
+
+def assert_within_budget(found, eager, exact, most_units):
+    """`most_units` bounds the eager reference itself, in units of the last place of the largest output."""
+    assert found.dtype is eager.dtype
+    largest, unit = exact.abs().max(), torch.finfo(found.dtype).eps * exact.abs().max()
+    error, allowed = ((x.double() - exact).abs().max() for x in (found, eager))
+    if found.dtype is torch.float64:
+        assert error <= 1e-12 * largest
+    else:
+        assert allowed <= most_units * unit
+        assert error <= 2 * allowed + unit
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize(("n_query", "n_key"), [(7, 7), (3, 7), (1, 7)])
+def test_backends_keep_the_error_budget(dtype, mask, n_query, n_key):
+    masks = dict(MASKS[mask])
+    masks["key_padding"] = padding(masks.pop("pads", None), n_key)
+    for heads, kv_heads in ((2, 2), (4, 2), (3, 1)):
+        q, k, v = (x.to(dtype) for x in draw(2, n_query, n_key, heads, kv_heads, d_head=8))
+        exact, eager = oracle(q, k, v, **masks), attend(q, k, v, backend="reference", **masks)
+        for backend in (*NAMES, "auto"):
+            found = attend(q, k, v, backend=backend, **masks)
+            assert found.backend == ("sdpa" if backend == "auto" else backend)
+            assert_within_budget(found.z, eager.z, exact, most_units=2)
+
+
+@torch.no_grad()
+@settings(max_examples=60, deadline=None)
+@given(
+    batch=st.integers(1, 3),
+    n_key=st.integers(1, 12),
+    missing=st.integers(0, 11),
+    kv_heads=st.integers(1, 3),
+    group=st.integers(1, 3),
+    d_head=st.integers(1, 9),
+    causal=st.booleans(),
+    window=st.none() | st.integers(1, 13),
+    scale=st.none() | st.floats(0.01, 3),
+    real=st.none() | st.lists(st.booleans(), min_size=36, max_size=36),
+)
+def test_backends_agree_for_any_shape_and_mask(
+    batch, n_key, missing, kv_heads, group, d_head, causal, window, scale, real
+):
+    n_query = max(1, n_key - missing)
+    q, k, v = draw(batch, n_query, n_key, kv_heads * group, kv_heads, d_head)
+    key_padding = None if real is None else torch.tensor(real[: batch * n_key]).reshape(batch, n_key)
+    expected = oracle(q, k, v, causal=causal, window=window, scale=scale, key_padding=key_padding)
+    for name in NAMES:
+        masks = {"causal": causal, "window": window, "scale": scale, "key_padding": key_padding}
+        torch.testing.assert_close(attend(q, k, v, backend=name, **masks).z, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("backend", [*NAMES, "auto"])
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_row_that_sees_nothing_is_zero_and_has_no_gradient(dtype, backend, causal):
+    q, k, v = (x.to(dtype).requires_grad_() for x in draw(2, 5, 5, 2, 1, 8))
+    real = torch.tensor([[False] * 5, [False, False, True, True, True]])
+    z = attend(q, k, v, causal=causal, key_padding=real, backend=backend).z
+    assert torch.equal(z[0], torch.zeros_like(z[0]))
+    assert torch.equal(z[1, :2], torch.zeros_like(z[1, :2])) == causal
+    assert z[1, 2:].abs().min() > 0
+    z.sum().backward()
+    for grad in (q.grad, k.grad, v.grad):
+        assert torch.isfinite(grad).all()
+        assert torch.equal(grad[0], torch.zeros_like(grad[0]))
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_the_fused_gradients_are_those_of_the_reference(mask):
+    masks = dict(MASKS[mask])
+    masks["key_padding"] = padding(masks.pop("pads", None), 7)
+    gradients = []
+    for backend in ("reference", "sdpa"):
+        inputs = [x.requires_grad_() for x in draw(2, 4, 7, 4, 2, 8)]
+        attend(*inputs, backend=backend, **masks).z.pow(2).sum().backward()
+        gradients.append([x.grad for x in inputs])
+    for eager, fused in zip(*gradients, strict=True):
+        torch.testing.assert_close(fused, eager, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"backend": "flash"}, r"'flash'.*auto, reference, sdpa"),
+        ({"heads": (3, 2)}, "3 query heads cannot share 2 key-value heads"),
+        ({"n": (4, 3)}, "3 < 4"),
+    ],
+)
+def test_shapes_and_names_that_do_not_fit_are_refused(change, message):
+    n_query, n_key = change.get("n", (3, 3))
+    heads, kv_heads = change.get("heads", (2, 2))
+    with pytest.raises(ValueError, match=message):
+        attend(*draw(1, n_query, n_key, heads, kv_heads, 4), backend=change.get("backend", "auto"))
+
+
+# In the model ---------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("position", ["learned", "rope", "shortformer", "none"])
+@pytest.mark.parametrize("options", [{}, {"n_heads": 6, "n_key_value_heads": 2, "window": 3}, {"causal": False}])
+def test_a_model_keeps_the_error_budget_with_every_backend(perturbed, draw_tokens, dtype, position, options):
+    tokens, mask = draw_tokens(3, 9), padding((0, 2, 5), 9)
+    logits = {}
+    model = perturbed(position=position, **options).to(dtype)
+    for backend in (*NAMES, "auto"):
+        model.set_attention(backend)
+        logits[backend] = model(tokens, attention_mask=mask)
+    model.double().set_attention("reference")
+    exact = model(tokens, attention_mask=mask)
+    for found in logits.values():
+        assert_within_budget(found, logits["reference"], exact, most_units=64)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_sixteen_bit_models_score_in_float32(perturbed, draw_tokens, dtype):
+    cache = perturbed(position="rope").to(dtype).run_with_cache(draw_tokens(2, 7))[1]
+    exact = torch.einsum("bqhd,bkhd->bhqk", cache["rot_q", 1].double(), cache["rot_k", 1].double()) / 6**0.5
+    scores, seen = cache["attn_scores", 1], torch.ones(7, 7, dtype=torch.bool).tril()
+    assert scores.dtype is torch.float32
+    torch.testing.assert_close(scores[..., seen].double(), exact[..., seen], rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_auto_materialises_only_the_layer_that_somebody_listens_to(perturbed, draw_tokens):
+    model, tokens = perturbed(), draw_tokens(2, 7)
+    assert model.backends == (None, None)
+    plain = model(tokens)
+    assert model.backends == ("sdpa", "sdpa")
+    for name in ("blocks.1.attn.hook_pattern", "blocks.1.attn.hook_attn_scores"):
+        logits, cache = model.run_with_cache(tokens, names_filter=name)
+        assert model.backends == ("sdpa", "reference")
+        assert list(cache.keys()) == [name]
+        torch.testing.assert_close(logits, plain, rtol=1e-10, atol=1e-11)
+    model.run_with_cache(tokens, names_filter=lambda name: name.endswith("hook_z"))
+    assert model.backends == ("sdpa", "sdpa")
+    model.run_with_cache(tokens)
+    assert model.backends == ("reference", "reference")
+    model(tokens)
+    assert model.backends == ("sdpa", "sdpa")
+    model.set_attention("reference")
+    model(tokens)
+    assert model.backends == ("reference", "reference")
+
+
+def test_a_backward_hook_on_the_pattern_counts_as_listening(perturbed, draw_tokens):
+    model, seen = perturbed(), []
+    hook = ("blocks.0.attn.hook_pattern", lambda grad, hook: seen.append(grad.shape))
+    with model.hooks(bwd_hooks=[hook]):
+        model(draw_tokens(2, 7), return_type="loss").backward()
+    assert model.backends == ("reference", "sdpa")
+    assert seen == [(2, 2, 7, 7)]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("point", ["hook_pattern", "hook_attn_scores"])
+def test_an_explicit_fused_backend_says_how_to_get_its_pattern(perturbed, draw_tokens, point):
+    model, tokens = perturbed(attention="sdpa"), draw_tokens(2, 7)
+    with pytest.raises(InputError) as caught:
+        model.run_with_cache(tokens, names_filter=f"blocks.1.attn.{point}")
+    message = str(caught.value)
+    assert "\n" not in message
+    assert all(part in message for part in ("'sdpa'", "blocks.1.attn", "set_attention('auto')"))
+    assert model(tokens).isfinite().all()  # and no hook is left behind
+    model.set_attention("auto")
+    assert f"blocks.1.attn.{point}" in model.run_with_cache(tokens)[1]
+
+
+@torch.no_grad()
+def test_a_text_that_is_all_padding_gives_no_nan(perturbed, draw_tokens):
+    model, tokens = perturbed(), draw_tokens(2, 7)
+    mask = padding((7, 3), 7)
+    for backend in (*NAMES, "auto"):
+        model.set_attention(backend)
+        assert model(tokens, attention_mask=mask).isfinite().all()
+    cache = model.run_with_cache(tokens, attention_mask=mask)[1]
+    assert torch.equal(cache["pattern", 0][0], torch.zeros(2, 7, 7, dtype=torch.float64))
+    assert torch.equal(cache["pattern", 1][1, :, :3], torch.zeros(2, 3, 7, dtype=torch.float64))

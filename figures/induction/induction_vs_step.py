@@ -49,7 +49,7 @@ def _loss(ax: Axes, result: Result) -> None:
     periods = np.array(result.run["config"]["task"]["held_out"])
     steps = result.table.step.max()
     guess = np.log(periods).mean()
-    parts.theory(ax, [0, steps], [guess, guess], "guessing in the block: ln(period)", at=0.72)
+    parts.theory(ax, [0, steps], [guess, guess], "guessing: ln(period)", at=0.76)
     ax.set(xlabel="training step", ylabel="second-copy loss,\nnew periods (nats)", ylim=(0, None))
 
 
@@ -80,16 +80,17 @@ def _heads(ax: Axes, result: Result) -> None:
 def _accuracy(ax: Axes, result: Result) -> None:
     order = (TWO, NORMED, ONE, SMEARED, FIXED)
     for at, condition in enumerate(order):
-        for periods, offset, filled in ((TRAINED, -0.14, True), (NEW, 0.14, False)):
+        for periods, offset, filled in ((TRAINED, -0.2, True), (NEW, 0.2, False)):
             values = _final(result, condition, periods, "accuracy")
             color = COLORS[condition]
-            jitter = np.linspace(-0.06, 0.06, len(values))
+            jitter = np.linspace(-0.13, 0.13, len(values))
             ax.plot(
                 values,
                 at + offset + jitter,
                 linestyle="none",
                 marker="o",
-                markersize=4,
+                markersize=3.2,
+                markeredgewidth=0.9,
                 color=color,
                 markerfacecolor=color if filled else "white",
                 clip_on=False,
@@ -99,7 +100,7 @@ def _accuracy(ax: Axes, result: Result) -> None:
         ax.plot([], [], "o", color="0.3", markersize=4, markerfacecolor="0.3" if filled else "white", label=label)
     guess = float(np.mean(1 / np.array(result.run["config"]["task"]["held_out"])))
     ax.axvline(guess, color="0.3", linestyle=(0, (4, 2)), linewidth=1.0, zorder=1)
-    ax.text(guess + 0.02, len(order) - 2.5, "guessing: 1/period", color="0.3", fontsize=7, va="center")
+    ax.text(guess + 0.02, len(order) - 1.5, "guessing: 1/period", color="0.3", fontsize=7, va="center")
     ax.set(xlabel="accuracy at the end (one point per seed)", xlim=(0, 1), ylim=(len(order) - 0.5, -0.5))
     ax.set_yticks(range(len(order)), [name.replace(", ", ",\n") for name in order])
     ax.legend(loc="center", bbox_to_anchor=(0.62, 0.5))
@@ -110,15 +111,20 @@ def caption(tables: Mapping[str, Result]) -> str:
     result = tables["induction_vs_step"]
     n = result.table.seed.nunique()
     shifts = _final(result, NORMED, NEW, "shift")
+    displaced = int((shifts > 1).sum())
+    guess = float(np.mean(1 / np.array(result.run["config"]["task"]["held_out"])))
+
+    def accuracy(condition: str, periods: str) -> str:
+        return f"{_final(result, condition, periods, 'accuracy').mean():.2f}"
+
     return (
         f"Repeated random blocks, {n} seeds, tested on block lengths that training never showed. "
-        f"(a, b) Two layers go through a phase change as a prefix-matching head forms; one layer stays at guessing "
-        f"(accuracy {_final(result, ONE, NEW, 'accuracy').mean():.2f}); smeared keys let one layer through "
-        f"({_final(result, SMEARED, NEW, 'accuracy').mean():.2f}). "
-        f"(c) The circuit of one seed. (d) The control trained on one fixed period is right there "
-        f"({_final(result, FIXED, TRAINED, 'accuracy').mean():.2f}) and wrong on any other "
-        f"({_final(result, FIXED, NEW, 'accuracy').mean():.2f}). With LayerNorm two layers also learn the task "
-        f"(accuracy {_final(result, NORMED, NEW, 'accuracy').mean():.2f}), but in {int((shifts > 1).sum())} of {n} "
-        f"seeds the last layer looks {shifts.min()} to {shifts.max()} positions past the earlier occurrence, where "
-        f"prefix matching (b, solid) does not see it."
+        f"(a, b) Two layers go through a phase change as a prefix-matching head forms; one layer does not "
+        f"(accuracy {accuracy(ONE, NEW)}, where guessing within the block gives {guess:.2f}: it has learned the "
+        f"distances of its training periods, worth {accuracy(ONE, TRAINED)} on those); smeared keys let one layer "
+        f"through ({accuracy(SMEARED, NEW)}). (c) The circuit of one seed. (d) The control trained on one fixed "
+        f"period is right there ({accuracy(FIXED, TRAINED)}) and wrong on any other ({accuracy(FIXED, NEW)}). With "
+        f"LayerNorm two layers also learn the task (accuracy {accuracy(NORMED, NEW)}), but in {displaced} "
+        f"of {n} seeds the last layer looks {shifts.min()} to {shifts.max()} positions past the earlier occurrence, "
+        f"where prefix matching (b, solid) does not see it."
     )

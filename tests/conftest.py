@@ -4,11 +4,15 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 VOCABULARY = 23
 N_CTX = 32
 # Read once, when huggingface_hub is first imported: no hook or fixture runs before the other conftests' imports.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# A loaded machine is slow, not wrong: laws are judged by their cases, not by the clock.
+settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("house")
 
 
 @pytest.fixture(scope="session")

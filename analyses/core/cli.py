@@ -10,7 +10,9 @@ from pathlib import Path
 
 import click
 
-INTERRUPTED = "interrupted: nothing half-written; finished checkpoints are kept, run the same command to go on"
+INTERRUPTED = (
+    "interrupted: nothing is half-written; run the same command again (whole checkpoints, if any, are taken up)"
+)
 
 
 class Workbench(click.Group):

@@ -326,6 +326,6 @@ def test_ctrl_c_is_one_line_without_traceback_and_leaves_no_folder(studies, dela
     assert process.returncode == 130
     assert stdout == ""
     assert stderr == (
-        "interrupted: nothing half-written; finished checkpoints are kept, run the same command to go on\n"
+        "interrupted: nothing is half-written; run the same command again (whole checkpoints, if any, are taken up)\n"
     )
     assert not studies.results.exists()

@@ -140,7 +140,7 @@ def test_a_token_that_repeats_at_once_may_match_itself():
 
 
 @given(texts=TEXTS, seed=st.integers(0, 2**31), data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_scores_follow_their_definitions(texts, seed, data):
     tokens, pattern = torch.tensor(texts), random_pattern(*texts.shape, seed)
     shift = data.draw(st.integers(1, texts.shape[1] - 1), "shift")
@@ -162,7 +162,7 @@ def test_scores_follow_their_definitions(texts, seed, data):
 
 
 @given(texts=TEXTS.filter(lambda t: any(len(set(row)) < len(row) for row in t.tolist())), seed=st.integers(0, 2**31))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_scores_ignore_the_order_of_texts_and_the_names_of_tokens(texts, seed):
     tokens, pattern = torch.tensor(texts), random_pattern(*texts.shape, seed)
     order = torch.randperm(len(tokens), generator=torch.Generator().manual_seed(seed))

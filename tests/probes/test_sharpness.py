@@ -63,7 +63,6 @@ def test_the_uniform_head_is_measured_as_uniform():
 
 
 @given(p=st.floats(0.0, 1.0))
-@settings(deadline=None)
 def test_two_keys_give_the_binary_entropy(p):
     found = sharpness(torch.tensor([[[[p, 1 - p]]]], dtype=torch.float64), all_visible(2))
     expected = -sum(x * math.log(x) for x in (p, 1 - p) if x > 0)
@@ -89,7 +88,6 @@ def test_peak_obeys_the_dispersion_bound(spread):
 
 
 @given(scores=arrays("float64", st.integers(1, 40), elements=st.floats(-20, 20)))
-@settings(deadline=None)
 def test_peak_obeys_the_dispersion_bound_for_any_scores(scores):
     row = torch.tensor(scores).softmax(-1)[None, None, None]
     found = sharpness(row, all_visible(len(scores)))
@@ -144,7 +142,7 @@ def test_the_bound_holds_in_a_real_forward_pass():
 
 
 @given(seed=st.integers(0, 2**31), n=st.integers(1, 12), spread=st.floats(0, 30))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_every_row_agrees_with_the_plain_definition(seed, n, spread):
     pattern = decoder_pattern(spread, n, seed)
     found = sharpness(pattern, causal(n))
@@ -159,7 +157,6 @@ def test_every_row_agrees_with_the_plain_definition(seed, n, spread):
 
 
 @given(weights=arrays("float64", st.integers(1, 30), elements=st.floats(1e-6, 1)), seed=st.integers(0, 2**31))
-@settings(deadline=None)
 def test_measures_stay_in_range_and_ignore_the_order_of_keys(weights, seed):
     n = len(weights)
     row = torch.tensor(weights / weights.sum())[None, None, None]

@@ -86,7 +86,7 @@ def test_backends_keep_the_error_budget(dtype, mask, n_query, n_key):
 
 
 @torch.no_grad()
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     batch=st.integers(1, 3),
     n_key=st.integers(1, 12),

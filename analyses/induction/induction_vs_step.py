@@ -245,10 +245,11 @@ CLAIMS = (
         measure=_final(NORMED, NEW, "displaced"),
     ),
     Claim(
-        sentence="With LayerNorm the circuit is displaced (best shift above 1): share of seeds",
+        sentence="With LayerNorm, on these periods, the circuit is displaced (best shift above 1): share of seeds",
         kind="finding",
         source="this study",
         expected=Bound(low=0.2),
+        explanation="it hangs on the periods: with `--set task.held_out=12,` one seed of the same five was displaced",
         measure=lambda result: [float(shift > 1) for shift in _final(NORMED, NEW, "shift")(result)],
         every=False,
     ),

@@ -1,4 +1,4 @@
-"""What several floors' tests need: no network, and two tiny Hugging Face directories."""
+"""What several floors' tests need: no network, one torch thread, and two tiny Hugging Face directories."""
 
 import os
 from pathlib import Path
@@ -13,6 +13,17 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # A loaded machine is slow, not wrong: laws are judged by their cases, not by the clock.
 settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("house")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_torch_thread():
+    """These models are too small to share out, and pytest-xdist already fills the cores."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

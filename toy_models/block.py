@@ -107,6 +107,7 @@ class Attention(nn.Module):
         value_input: Float[torch.Tensor, "batch pos *value_head d_model"],
         *,
         rotate=None,
+        bias: Float[torch.Tensor, "head query key"] | None = None,
         key_padding: Bool[torch.Tensor, "batch key"] | None = None,
         past: KeyValueCache | None = None,
         layer: int = 0,
@@ -121,7 +122,7 @@ class Attention(nn.Module):
         if rotate is not None:
             rotate_q, rotate_k = rotate
             q, k = self.hook_rot_q(rotate_q(q)), self.hook_rot_k(rotate_k(k))
-        z = self.hook_z(self._attend(q, k, v, key_padding))
+        z = self.hook_z(self._attend(q, k, v, key_padding, bias))
         if listened(self.hook_result):
             result = self.hook_result(torch.einsum("bphe,hed->bphd", z, self.W_O))
             return result.sum(2) + self.b_O
@@ -134,7 +135,7 @@ class Attention(nn.Module):
             before = before.where(key_padding[:, :-1, None, None], k[:, 1:])
         return torch.cat([k[:, :1], share * k[:, 1:] + (1 - share) * before], dim=1)
 
-    def _attend(self, q, k, v, key_padding):
+    def _attend(self, q, k, v, key_padding, bias):
         """Fused where nobody looks at the scores or the pattern; otherwise with the hooks between the steps."""
         looked_at = listened(self.hook_attn_scores, self.hook_pattern)
         if looked_at and self.backend in FUSED:
@@ -144,11 +145,11 @@ class Attention(nn.Module):
             )
         masks = {"causal": self.causal, "window": self.window, "key_padding": key_padding}
         if not (looked_at or self.backend == "reference" or not self.normaliser.fused):
-            z, self.ran = attend(q, k, v, scale=self.scale, backend=self.backend, **masks)
+            z, self.ran = attend(q, k, v, scale=self.scale, bias=bias, backend=self.backend, **masks)
             return z
         self.ran = "reference"
         visible = visible_keys(q.shape[1], k.shape[1], device=q.device, **masks)
-        scores = self.hook_attn_scores(reference.scores(q, k, visible, self.scale))
+        scores = self.hook_attn_scores(reference.scores(q, k, visible, self.scale, bias))
         return reference.mix(self.hook_pattern(self.normaliser(scores, visible)), v)
 
 

@@ -35,6 +35,22 @@ class KeyValueCache:
         self._pairs[layer] = (k, v)
         return k, v
 
+    def prefix(self, length: int, copies: int = 1) -> "KeyValueCache":
+        """A cache of the first `length` tokens, the batch `copies` times over; this one stays as it is.
+
+        Raises:
+            InputError: more tokens than there are.
+        """
+        if not 0 <= length <= self.length:
+            raise InputError(f"length={length} must lie in [0, {self.length}], the tokens seen so far")
+        taken = KeyValueCache(len(self._pairs))
+        taken.length = length
+        for layer, pair in enumerate(self._pairs):
+            if pair is not None:  # of a batch of one the copies are views
+                k, v = (x[None, :, :length].expand(copies, *[-1] * x.ndim).flatten(0, 1) for x in pair)
+                taken._pairs[layer] = (k, v)
+        return taken
+
 
 def choose(
     logits: Float[torch.Tensor, "batch d_vocab"], temperature: float, generator: torch.Generator | None

@@ -26,6 +26,6 @@ def load(name_or_directory: str | Path, *, device: str = "cpu"):
 
     try:
         return TransformerBridge.boot_transformers(str(path if looks_local else name_or_directory), device=device)
-    except (OSError, ValueError, SafetensorError) as error:  # what the loaders raise on files they cannot read
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:  # files that cannot be read, or do not fit
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ModelError(f"cannot load {str(name_or_directory)!r}: {reason}") from error

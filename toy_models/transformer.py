@@ -130,7 +130,7 @@ class Transformer(LensSurface):
 
         new = positions[:, seen:]
         if start == 0 and self.cfg.position.where == "embed":
-            code = self.pos_embed.embed(new).repeat(resid.shape[0] // new.shape[0], 1, 1)
+            code = self.pos_embed.embed(new).to(resid.dtype).repeat(resid.shape[0] // new.shape[0], 1, 1)
             resid = resid + self.hook_pos_embed(code)
         embed_attention = self.pos_embed.embed_attention(new)
         if embed_attention is not None:
@@ -138,9 +138,12 @@ class Transformer(LensSurface):
             embed_attention = self.hook_pos_embed_attention(embed_attention)
         rotate_k = self.pos_embed.rotation(positions)
         rotate = (self.pos_embed.rotation(new), rotate_k) if rotate_k else None
+        bias = self.pos_embed.bias(new, positions)
+        if bias is not None:
+            bias = bias.to(torch.promote_types(resid.dtype, torch.float32))
         for layer in range(start, stop):
             resid = self.blocks[layer](
-                resid, embed_attention, rotate=rotate, key_padding=key_padding, past=past, layer=layer
+                resid, embed_attention, rotate=rotate, bias=bias, key_padding=key_padding, past=past, layer=layer
             )
         if past is not None:
             past.length += resid.shape[1]
@@ -250,6 +253,10 @@ class Transformer(LensSurface):
         return generation.generate(
             self, tokens, max_new_tokens, temperature=temperature, generator=generator, use_past=use_past
         )
+
+    def empty_cache(self) -> KeyValueCache:
+        """What `past` takes for a text that begins here."""
+        return KeyValueCache(self.cfg.n_layers)
 
     @property
     def backends(self) -> tuple[str | None, ...]:

@@ -1,18 +1,9 @@
-"""What the tests of this floor share: one torch thread, and a small model none of whose parameters is special."""
+"""What the tests of this floor share: a small model none of whose parameters is special."""
 
 import pytest
 import torch
 
 from toy_models import Transformer, TransformerConfig
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_torch_thread():
-    """These models are too small to share out, and pytest-xdist already fills the cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from toy_models import positions
 from toy_models.attention import NAMES, attend
 from toy_models.errors import InputError
 
@@ -30,7 +31,12 @@ def draw(batch, n_query, n_key, heads, kv_heads, d_head, seed=0):
     return q, k, v
 
 
-def oracle(q, k, v, *, causal=True, window=None, scale=None, key_padding=None):
+def draw_bias(heads, n_query, n_key, seed=1):
+    """In float32, as the model gives it: nats of the size that learned buckets and slopes have."""
+    return 2 * torch.randn(heads, n_query, n_key, generator=torch.Generator().manual_seed(seed))
+
+
+def oracle(q, k, v, *, causal=True, window=None, scale=None, key_padding=None, bias=None):
     """Row by row, in float64, from the definition."""
     q, k, v = q.double(), k.double(), v.double()
     group, last = q.shape[2] // k.shape[2], k.shape[1] - q.shape[1]
@@ -48,7 +54,8 @@ def oracle(q, k, v, *, causal=True, window=None, scale=None, key_padding=None):
             ]
             for h in range(q.shape[2]):
                 if keys:
-                    weights = (scale * k[b, keys, h // group] @ q[b, i, h]).softmax(0)
+                    scores = scale * k[b, keys, h // group] @ q[b, i, h]
+                    weights = (scores if bias is None else scores + bias[h, i, keys].double()).softmax(0)
                     z[b, i, h] = weights @ v[b, keys, h // group]
     return z
 
@@ -73,11 +80,13 @@ def assert_within_budget(found, eager, exact, most_units):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize(("n_query", "n_key"), [(7, 7), (3, 7), (1, 7)])
-def test_backends_keep_the_error_budget(dtype, mask, n_query, n_key):
+@pytest.mark.parametrize("biased", [False, True], ids=["", "biased"])
+def test_backends_keep_the_error_budget(dtype, mask, n_query, n_key, biased):
     masks = dict(MASKS[mask])
     masks["key_padding"] = padding(masks.pop("pads", None), n_key)
     for heads, kv_heads in ((2, 2), (4, 2), (3, 1)):
         q, k, v = (x.to(dtype) for x in draw(2, n_query, n_key, heads, kv_heads, d_head=8))
+        masks["bias"] = draw_bias(heads, n_query, n_key) if biased else None
         exact, eager = oracle(q, k, v, **masks), attend(q, k, v, backend="reference", **masks)
         for backend in (*NAMES, "auto"):
             found = attend(q, k, v, backend=backend, **masks)
@@ -98,26 +107,29 @@ def test_backends_keep_the_error_budget(dtype, mask, n_query, n_key):
     window=st.none() | st.integers(1, 13),
     scale=st.none() | st.floats(0.01, 3),
     real=st.none() | st.lists(st.booleans(), min_size=36, max_size=36),
+    biased=st.booleans(),
 )
 def test_backends_agree_for_any_shape_and_mask(
-    batch, n_key, missing, kv_heads, group, d_head, causal, window, scale, real
+    batch, n_key, missing, kv_heads, group, d_head, causal, window, scale, real, biased
 ):
     n_query = max(1, n_key - missing)
     q, k, v = draw(batch, n_query, n_key, kv_heads * group, kv_heads, d_head)
     key_padding = None if real is None else torch.tensor(real[: batch * n_key]).reshape(batch, n_key)
-    expected = oracle(q, k, v, causal=causal, window=window, scale=scale, key_padding=key_padding)
+    bias = draw_bias(kv_heads * group, n_query, n_key) if biased else None
+    masks = {"causal": causal, "window": window, "scale": scale, "key_padding": key_padding, "bias": bias}
+    expected = oracle(q, k, v, **masks)
     for name in NAMES:
-        masks = {"causal": causal, "window": window, "scale": scale, "key_padding": key_padding}
         torch.testing.assert_close(attend(q, k, v, backend=name, **masks).z, expected, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("backend", [*NAMES, "auto"])
 @pytest.mark.parametrize("causal", [True, False])
-def test_a_row_that_sees_nothing_is_zero_and_has_no_gradient(dtype, backend, causal):
+@pytest.mark.parametrize("bias", [None, draw_bias(2, 5, 5).requires_grad_()], ids=["", "biased"])
+def test_a_row_that_sees_nothing_is_zero_and_has_no_gradient(dtype, backend, causal, bias):
     q, k, v = (x.to(dtype).requires_grad_() for x in draw(2, 5, 5, 2, 1, 8))
     real = torch.tensor([[False] * 5, [False, False, True, True, True]])
-    z = attend(q, k, v, causal=causal, key_padding=real, backend=backend).z
+    z = attend(q, k, v, causal=causal, key_padding=real, bias=bias, backend=backend).z
     assert torch.equal(z[0], torch.zeros_like(z[0]))
     assert torch.equal(z[1, :2], torch.zeros_like(z[1, :2])) == causal
     assert z[1, 2:].abs().min() > 0
@@ -125,17 +137,20 @@ def test_a_row_that_sees_nothing_is_zero_and_has_no_gradient(dtype, backend, cau
     for grad in (q.grad, k.grad, v.grad):
         assert torch.isfinite(grad).all()
         assert torch.equal(grad[0], torch.zeros_like(grad[0]))
+    assert bias is None or torch.isfinite(bias.grad).all()
 
 
 @pytest.mark.parametrize("mask", MASKS)
-def test_the_fused_gradients_are_those_of_the_reference(mask):
+@pytest.mark.parametrize("biased", [False, True], ids=["", "biased"])
+def test_the_fused_gradients_are_those_of_the_reference(mask, biased):
     masks = dict(MASKS[mask])
     masks["key_padding"] = padding(masks.pop("pads", None), 7)
     gradients = []
     for backend in ("reference", "sdpa"):
         inputs = [x.requires_grad_() for x in draw(2, 4, 7, 4, 2, 8)]
-        attend(*inputs, backend=backend, **masks).z.pow(2).sum().backward()
-        gradients.append([x.grad for x in inputs])
+        bias = [draw_bias(4, 4, 7).double().requires_grad_()] * biased
+        attend(*inputs, backend=backend, bias=bias[0] if biased else None, **masks).z.pow(2).sum().backward()
+        gradients.append([x.grad for x in inputs + bias])
     for eager, fused in zip(*gradients, strict=True):
         torch.testing.assert_close(fused, eager, rtol=1e-10, atol=1e-12)
 
@@ -160,7 +175,7 @@ def test_shapes_and_names_that_do_not_fit_are_refused(change, message):
 
 @torch.no_grad()
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("position", ["learned", "rope", "shortformer", "none"])
+@pytest.mark.parametrize("position", positions.NAMES)
 @pytest.mark.parametrize("options", [{}, {"n_heads": 6, "n_key_value_heads": 2, "window": 3}, {"causal": False}])
 def test_a_model_keeps_the_error_budget_with_every_backend(perturbed, draw_tokens, dtype, position, options):
     tokens, mask = draw_tokens(3, 9), padding((0, 2, 5), 9)

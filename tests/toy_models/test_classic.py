@@ -59,6 +59,8 @@ def test_every_kind_of_option_was_recorded():
     assert {one.options.get("act_fn", "gelu") for one in recorded} == {"relu", "gelu", "gelu_new", "silu"}
     assert {one.options.get("normalization_type", "LN") for one in recorded} == {"LN", "RMS", None}
     assert any(one.options["d_mlp"] == 0 for one in recorded)
+    coded = {type(one.options["position"]).__name__ for one in recorded if "position" in one.options}
+    assert coded == {"Rope", "Shortformer", "Alibi"}
     assert any(key.endswith("._W_K") for one in recorded for key in one.state)
 
 

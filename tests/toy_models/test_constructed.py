@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from probes import names
-from toy_models import constructed
+from toy_models import Transformer, TransformerConfig, constructed
 from toy_models.seeding import generator
 from toy_models.tasks.repeated_blocks import RepeatedBlocks
 
@@ -104,6 +104,72 @@ def test_a_blind_previous_token_head_says_nothing_in_particular():
     assert right.mean() < 0.5
 
 
+# Diagonal head ------------------------------------------------------------------------------------
+
+
+def self_mass(model, tokens) -> torch.Tensor:
+    return pattern(model, tokens).diagonal(dim1=-2, dim2=-1)
+
+
+@pytest.mark.parametrize(("d_vocab", "n_ctx"), [*SIZES, (16, 1024)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_the_diagonal_head_sees_itself_and_says_its_token(d_vocab, n_ctx, dtype):
+    tokens = random_tokens(d_vocab, n_ctx)
+    model = constructed.diagonal_head(d_vocab, n_ctx).to(dtype)
+    assert self_mass(model, tokens).min() >= 1 - 1e-3
+    with torch.no_grad():
+        logits = model(tokens)
+    expected = constructed.SHARPNESS * torch.nn.functional.one_hot(tokens, d_vocab).double()
+    torch.testing.assert_close(logits.double(), expected, rtol=0, atol=1e-3 * constructed.SHARPNESS)
+
+
+def test_the_diagonal_heads_scores_are_the_sum_of_cosines():
+    model, n = constructed.diagonal_head(12, 40, base=500.0).double(), 40
+    scores = model.run_with_cache(random_tokens(12, n))[1]["attn_scores", 0][0, 0]
+    psi = model.blocks[0].attn.b_Q[0]
+    at = torch.arange(n, dtype=torch.float64)
+    angle = (at[:, None] - at)[..., None] * 500.0 ** (-torch.arange(6, dtype=torch.float64) / 6)
+    expected = psi.pow(2).sum() / 6 * angle.cos().sum(-1)
+    seen = torch.ones(n, n, dtype=torch.bool).tril()
+    torch.testing.assert_close(scores[seen], expected[seen], rtol=1e-10, atol=1e-9)
+    gap = (scores.diagonal()[:, None] - scores).where(torch.ones(n, n, dtype=torch.bool).tril(-1), torch.inf).min()
+    assert gap.item() == pytest.approx(constructed.SHARPNESS, rel=1e-6)  # as low as the closest return, no lower
+
+
+@pytest.mark.parametrize("squared_norm", [5.0, 20.0, 100.0])
+def test_one_frequency_returns_and_loses_the_diagonal_in_a_long_text(squared_norm):
+    """With psi on the pair that turns by 1 rad per token alone: cos(44) is within 2e-4 of cos(0)."""
+    for n in (16, 512):
+        model = constructed.diagonal_head(16, n).double()
+        with torch.no_grad():
+            for bias in (model.blocks[0].attn.b_Q, model.blocks[0].attn.b_K):
+                bias.zero_()
+                bias[0, 0] = squared_norm**0.5
+        found, at = self_mass(model, random_tokens(16, n)), torch.arange(n, dtype=torch.float64)
+        beside = (squared_norm * (at.cos() - 1)).exp().cumsum(0)  # of the distances 0 to i, the first is itself
+        torch.testing.assert_close(found, (1 / beside).expand_as(found), rtol=1e-9, atol=0)
+        assert found[0, -1] < 0.06 or n == 16
+    assert self_mass(constructed.diagonal_head(16, 512), random_tokens(16, 512)).min() >= 1 - 1e-3
+
+
+@torch.no_grad()
+def test_without_positions_no_first_head_gives_a_repeated_token_more_than_half_to_itself():
+    """On [bos, x, x] the copies read the same, so they share the mass of the second.  The bound is the first layer's:
+    behind it the causal mask has told the copies apart.  Rotation does so at once."""
+    tokens, size = torch.tensor([[0, 3, 3], [0, 7, 7]]), {"d_model": 16, "d_vocab": 16, "n_ctx": 32, "d_head": 8}
+    best = {0: 0.0, 1: 0.0}
+    for seed in range(12):
+        options = {"position": "none", "normalization_type": ("LN", "RMS", None)[seed % 3], "dtype": "float64"}
+        model = Transformer(TransformerConfig(n_layers=2, n_heads=64, **size, **options), seed=seed)
+        for layer, block in enumerate(model.blocks):
+            block.attn.W_Q.mul_(3.0 * (seed + 1))
+            found = model.run_with_cache(tokens)[1][names.pattern(layer)][:, :, 2, 2]
+            best[layer] = max(best[layer], found.max().item())
+    assert 0.499 < best[0] <= 0.5 + 1e-12  # the search reaches the bound
+    assert best[1] > 0.9
+    assert self_mass(constructed.diagonal_head(), tokens).min() >= 1 - 1e-3
+
+
 # Uniform head -------------------------------------------------------------------------------------
 
 
@@ -125,7 +191,9 @@ def test_the_uniform_head_weighs_all_visible_keys_alike():
     torch.testing.assert_close(found, expected.expand_as(found), rtol=0, atol=1e-15)
 
 
-@pytest.mark.parametrize("build", [constructed.uniform_head, constructed.previous_token_head])
+@pytest.mark.parametrize(
+    "build", [constructed.uniform_head, constructed.previous_token_head, constructed.diagonal_head]
+)
 def test_every_build_is_the_same_and_leaves_the_global_random_state_alone(build):
     state = torch.get_rng_state()
     first, second = build().state_dict(), build().state_dict()

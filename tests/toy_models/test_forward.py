@@ -7,12 +7,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from toy_models import Transformer, TransformerConfig
+from toy_models import Transformer, TransformerConfig, positions
 from toy_models.positions.rope import Rope
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-11}  # float64 all through
 SMALL = {"n_layers": 2, "n_heads": 2, "d_model": 12, "d_vocab": 9, "n_ctx": 16}
-POSITIONS = ["learned", "rope", "shortformer", "none"]
+POSITIONS = list(positions.NAMES)
 
 
 # Seeds ----------------------------------------------------------------------------------------------

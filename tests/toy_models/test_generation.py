@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from toy_models import positions
 from toy_models.generation import KeyValueCache, choose
 
 CLOSE = {"rtol": 0.0, "atol": 1e-10}  # float64 all through
@@ -11,6 +12,11 @@ MODELS = {
     "rope": {"position": "rope"},
     "shortformer": {"position": "shortformer"},
     "none": {"position": "none"},
+    "sinusoidal": {"position": "sinusoidal"},
+    "alibi": {"position": "alibi"},
+    "relative": {"position": "relative"},
+    "gqa alibi window": {"n_heads": 6, "n_key_value_heads": 2, "position": "alibi", "window": 4},
+    "reference relative": {"attention": "reference", "position": "relative"},
     "smeared": {"smeared_keys": True},
     "smeared rope": {"smeared_keys": True, "position": "rope", "n_key_value_heads": 1},
     "window": {"window": 3},
@@ -48,7 +54,7 @@ def test_logits_in_pieces_are_the_logits_of_the_whole(model, draw_tokens, pieces
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("options", [{"position": "rope"}, {}, {"window": 3}, {"position": "shortformer"}])
+@pytest.mark.parametrize("options", [{"window": 3}] + [{"position": name} for name in positions.NAMES])
 def test_padded_texts_continue_from_the_cache(perturbed, draw_tokens, options):
     model, tokens, pads = perturbed(**options), draw_tokens(3, 9), torch.tensor([0, 1, 3])
     mask = torch.arange(9)[None] >= pads[:, None]

@@ -42,15 +42,17 @@ def attend(
     window: int | None = None,
     scale: float | None = None,
     key_padding: Bool[torch.Tensor, "batch key"] | None = None,
+    bias: Float[torch.Tensor, "head query key"] | None = None,
     backend: str = "auto",
 ) -> Attention:
-    """z_i = sum_j softmax_j(scale * q_i . k_j) v_j over the visible keys j.
+    """z_i = sum_j softmax_j(scale * q_i . k_j + bias_ij) v_j over the visible keys j.
 
     Args:
         causal: query i looks at keys up to its own position.
         window: and no further than `window - 1` positions away.
         scale: factor on the scores; `d_head ** -0.5` unless given.
         key_padding: True where the key is real.
+        bias: added to the scaled scores, in nats; with 16-bit inputs give it in float32.
         backend: a name in NAMES, or "auto" (the fastest that serves; today sdpa everywhere).
 
     Raises:
@@ -64,4 +66,4 @@ def attend(
     name = "sdpa" if backend == "auto" else backend
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     run = pkgutil.resolve_name(NAMES[name])
-    return Attention(run(q, k, v, causal=causal, window=window, scale=scale, key_padding=key_padding), name)
+    return Attention(run(q, k, v, causal=causal, window=window, scale=scale, key_padding=key_padding, bias=bias), name)

@@ -15,12 +15,15 @@ def scores(
     k: Float[torch.Tensor, "batch key kv_head d_head"],
     visible: Bool[torch.Tensor, "#batch 1 query key"],
     scale: float,
+    bias: Float[torch.Tensor, "head query key"] | None = None,
 ) -> Float[torch.Tensor, "batch head query key"]:
-    """scale * q . k, and -inf where the key is not visible.  16-bit inputs are scored in float32."""
+    """scale * q . k + bias, and -inf where the key is not visible.  16-bit inputs are scored in float32."""
     if q.dtype in (torch.float16, torch.bfloat16):
         q, k = q.float(), k.float()
     k = k.repeat_interleave(q.shape[2] // k.shape[2], dim=2)
     raw = torch.einsum("bqhd,bkhd->bhqk", q * scale, k)
+    if bias is not None:
+        raw = raw + bias.to(raw.dtype)
     return raw.masked_fill(~visible, -torch.inf)
 
 
@@ -38,9 +41,9 @@ def mix(
     return torch.einsum("bhqk,bkhd->bqhd", pattern.to(v.dtype), v)
 
 
-def attend(q, k, v, *, causal, window, scale, key_padding):
+def attend(q, k, v, *, causal, window, scale, key_padding, bias):
     """See `toy_models.attention.attend`."""
     visible = visible_keys(
         q.shape[1], k.shape[1], causal=causal, window=window, key_padding=key_padding, device=q.device
     )
-    return mix(softmax(scores(q, k, visible, scale)), v)
+    return mix(softmax(scores(q, k, visible, scale, bias)), v)

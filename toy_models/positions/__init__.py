@@ -1,5 +1,5 @@
 """Position codes, one file each.  A code is a frozen spec; `build(config)` makes its module, a
-`PositionCode` that overrides one of `embed`, `embed_attention`, `rotation`."""
+`PositionCode` that overrides one of `embed`, `embed_attention`, `rotation`, `bias`."""
 
 import pkgutil
 
@@ -11,8 +11,11 @@ __all__ = ["NAMES", "PositionSpec", "find"]
 NAMES = {
     "none": "toy_models.positions.none:NoPosition",
     "learned": "toy_models.positions.learned:Learned",
+    "sinusoidal": "toy_models.positions.sinusoidal:Sinusoidal",
     "shortformer": "toy_models.positions.shortformer:Shortformer",
     "rope": "toy_models.positions.rope:Rope",
+    "alibi": "toy_models.positions.alibi:Alibi",
+    "relative": "toy_models.positions.relative:Relative",
 }
 
 

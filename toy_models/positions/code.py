@@ -16,7 +16,7 @@ class PositionCode(nn.Module):
     """A code that does nothing: every method answers None."""
 
     def embed(self, positions: Int[torch.Tensor, "#batch pos"]) -> Float[torch.Tensor, "#batch pos d_model"] | None:
-        """Added to the residual stream, once, beside the token embedding."""
+        """Added to the residual stream, once, beside the token embedding; the model casts it to its own type."""
         return None
 
     def embed_attention(
@@ -28,6 +28,19 @@ class PositionCode(nn.Module):
     def rotation(self, positions: Int[torch.Tensor, "#batch pos"]) -> Rotation | None:
         """Turns queries and keys; the scores then depend on differences of position."""
         return None
+
+    def bias(
+        self, query_positions: Int[torch.Tensor, "#batch query"], key_positions: Int[torch.Tensor, "#batch key"]
+    ) -> Float[torch.Tensor, "head query key"] | None:
+        """Added to the scaled scores of every layer, in nats; the model casts it to the scores' type."""
+        return None
+
+
+def distances(
+    query_positions: Int[torch.Tensor, "#batch query"], key_positions: Int[torch.Tensor, "#batch key"]
+) -> Int[torch.Tensor, "query key"]:
+    """query - key, in tokens.  Rows differ by an offset alone, which a difference cancels: the first row serves all."""
+    return query_positions[0, :, None] - key_positions[0, None, :]
 
 
 class PositionSpec:

@@ -1,4 +1,4 @@
-"""Draw what a probe measured: any dataclass of arrays, field by field, by the shapes of the fields.
+"""Draw what a probe or a study measured: a result as its study's figure, any other dataclass of arrays field by field.
 
     ()                           a point, with the other scalars
     (position)                   a line
@@ -22,7 +22,10 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 
 from analyses.core.errors import WorkbenchError
+from analyses.core.results import Result
 from figures import parts
+from figures.default import default_figure
+from figures.draw import figure_for, names
 
 MOST_PANELS, PANELS_IN_ROW = 16, 4  # of one field's grid
 MOST_NAMED = 7  # lines told apart by the house colours; more take their colour from a scale
@@ -50,16 +53,20 @@ class Quantity:
 
 
 def show(thing: object, title: str | None = None) -> Figure:
-    """Draw a dataclass of arrays or tensors.
+    """Draw a result of a study, or a dataclass of arrays or tensors.
 
     Args:
-        thing: an instance whose fields are numpy arrays, numbers, or tensors of up to four axes; other fields are
-            left out, and named below the title.
-        title: above the figure; by default the name of the class.
+        thing: a Result, drawn as its study's figure, or column by column before it was saved; or an instance whose
+            fields are numpy arrays, numbers, or tensors of up to four axes; other fields are left out, and named
+            below the title.
+        title: above the figure; by default the name of the class, or none for a result.
 
     Raises:
         ShowError: not a dataclass, nothing to draw in it, or a field that is empty, complex or of five axes or more.
+        FigureError: the study's figure needs results of other studies too.
     """
+    if isinstance(thing, Result):
+        return _show_result(thing, title)
     if not dataclasses.is_dataclass(thing) or isinstance(thing, type):
         what = f"the class {thing.__name__}" if isinstance(thing, type) else f"of type {type(thing).__name__}"
         raise ShowError(f"show draws an instance of a dataclass of arrays; this is {what}: make it a field of one")
@@ -75,6 +82,16 @@ def show(thing: object, title: str | None = None) -> Figure:
     with parts.house_style():
         figure = _draw(drawable)
         figure.suptitle(heading)
+    return figure
+
+
+def _show_result(result: Result, title: str | None) -> Figure:
+    """A result that was not saved, or by a study that is not here, has no figure of its own."""
+    study = result.run.get("study")
+    figure = figure_for(study, {study: result}) if study in names() else default_figure(result)
+    if title:
+        with parts.house_style():
+            figure.suptitle(title)
     return figure
 
 

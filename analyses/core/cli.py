@@ -151,16 +151,26 @@ def keep(study: str, working: Path | None) -> None:
 
 @main.command()
 @click.argument("study", metavar="STUDY|ID")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "csv", "markdown", "latex"]),
+    help="Write the whole table in this form, alone on stdout.",
+)
 @_from_option
 @_results_option
-def show(study: str, source: str, working: Path | None) -> None:
+def show(study: str, form: str | None, source: str, working: Path | None) -> None:
     """Show one result: how it was made, its config, its columns, its first rows."""
-    from analyses.core import rendering, running
+    from analyses.core import exporting, rendering, running
     from analyses.core.study import locate
 
     name, slash, _ = study.partition("/")
     locate(name)
-    rendering.show(*rendering.result_tables(running.fetch(name, study if slash else source, _working(working))))
+    result = running.fetch(name, study if slash else source, _working(working))
+    if form in exporting.FORMATS:
+        click.echo(exporting.FORMATS[form](result.table), nl=False)
+    else:
+        rendering.show(*([rendering.rows_table(result.table)] if form else rendering.result_tables(result)))
 
 
 @main.command()

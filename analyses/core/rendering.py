@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -78,11 +79,17 @@ def result_tables(result: Result) -> list[object]:
     config = _table("setting", "value")
     for key, value in _dotted(run["config"]):
         config.add_row(escape(key), escape(str(value)))
-    rows = _table(*result.table.columns)
-    for _, row in result.table.head(HEAD_ROWS).iterrows():
-        rows.add_row(*(_number(value) for value in row))
     shown = f"first {min(HEAD_ROWS, len(result.table))} of {len(result.table)} rows"
-    return [f"[bold]{escape(result.id)}[/]", origin, config, _columns_table(result), shown, rows]
+    head = rows_table(result.table.head(HEAD_ROWS))
+    return [f"[bold]{escape(result.id)}[/]", origin, config, _columns_table(result), shown, head]
+
+
+def rows_table(table: pd.DataFrame) -> Table:
+    """The rows of a result's table; floats to four significant digits."""
+    rows = _table(*table.columns)
+    for row in table.itertuples(index=False, name=None):
+        rows.add_row(*(_number(value) for value in row))
+    return rows
 
 
 def _columns_table(result: Result) -> Table:

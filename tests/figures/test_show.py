@@ -1,12 +1,15 @@
 """show draws any dataclass of arrays by the shapes of its fields."""
 
 from dataclasses import dataclass, field, make_dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from jaxtyping import Bool, Float
 
 from analyses.core.errors import WorkbenchError
+from analyses.core.results import Result
+from figures import draw, parts
 from figures.show import show
 
 RANDOM = np.random.default_rng(0)
@@ -118,6 +121,30 @@ def test_missing_values_leave_gaps(legible):
     values[..., 1:] = -np.inf
     legible(one(np.ndarray, values))
     legible(one(np.ndarray, values[0]))
+
+
+def test_a_result_is_drawn_as_its_studys_figure(inside, kept, monkeypatch, legible):
+    def losses(tables):
+        figure, axes = parts.sheet()
+        axes[0, 0].plot(tables["loss_vs_step"].table.loss)
+        return figure
+
+    own = SimpleNamespace(__name__="figures.toy.loss_vs_step", NEEDS=("loss_vs_step",), draw=losses)
+    monkeypatch.setattr(draw, "_module", {"loss_vs_step": own}.get)
+    figure = show(kept, title="Loss of a toy")
+    np.testing.assert_array_equal(figure.axes[0].lines[0].get_ydata(), kept.table.loss)
+    assert figure.get_suptitle() == "Loss of a toy"
+    legible(figure)
+    own.NEEDS = ("loss_vs_step", "peak_vs_length")
+    with pytest.raises(WorkbenchError, match="needs the results of peak_vs_length too"):
+        show(kept)
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_a_result_without_a_figure_of_its_own_is_drawn_column_by_column(inside, kept, saved, legible):
+    figure = show(kept if saved else Result(kept.table))
+    assert [ax.get_title() for ax in figure.axes] == (["loss", "score"] if saved else ["", ""])
+    legible(figure)
 
 
 @pytest.mark.parametrize(

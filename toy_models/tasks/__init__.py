@@ -11,6 +11,7 @@ from jaxtyping import Bool, Int
 NAMES = {
     "repeated_blocks": "toy_models.tasks.repeated_blocks:RepeatedBlocks",
     "fixed_period": "toy_models.tasks.fixed_period:FixedPeriod",
+    "text": "toy_models.tasks.text:Text",
 }
 
 

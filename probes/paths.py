@@ -65,10 +65,12 @@ def path_patch(
     at_sender, between = f"blocks.{layer}.attn.hook_z", range(layer + 1, max(to[0] for to in receivers))
     held = [f"blocks.{later}.attn.hook_z" for later in between]
     mlps = [] if through_mlps else [f"blocks.{later}.hook_mlp_out" for later in (layer, *between)]
-    reads = {f"blocks.{to}.attn.hook_{letter}" for to, _, letter in receivers}
+    reads: dict[str, list[int]] = {}
+    for to, at, letter in receivers:
+        reads.setdefault(f"blocks.{to}.attn.hook_{letter}", []).append(at)
 
     clean_logits, source = cached(model, clean, [at_sender])
-    corrupt_logits, kept = cached(model, corrupt, [*held, *sorted(reads)], optional=mlps)
+    corrupt_logits, kept = cached(model, corrupt, [*held, *reads], optional=mlps)
     apart = ends(metric, clean_logits, corrupt_logits)
     for to, at, letter in receivers:
         within(f"head of receiver ({to}, {at}, {letter!r})", at, kept[f"blocks.{to}.attn.hook_{letter}"].shape[2])
@@ -80,14 +82,8 @@ def path_patch(
 
     hold = [(name, _replace(kept[name])) for name in (*held, *mlps) if name in kept]
     with model.hooks(fwd_hooks=[(at_sender, send), *hold]):
-        _, arrived = cached(model, corrupt, sorted(reads))
-    inputs = [
-        (
-            name,
-            _receive(arrived[name], [at for to, at, letter in receivers if name == f"blocks.{to}.attn.hook_{letter}"]),
-        )
-        for name in sorted(reads)
-    ]
+        _, arrived = cached(model, corrupt, list(reads))
+    inputs = [(name, _receive(arrived[name], heads)) for name, heads in reads.items()]
     with model.hooks(fwd_hooks=inputs):
         effect = score(metric, model(corrupt))
     return PathPatching(effect, recovered(effect, *apart), *apart)

@@ -7,7 +7,7 @@ from torch import nn
 from transformer_lens.FactoredMatrix import FactoredMatrix
 from transformer_lens.hook_points import HookPoint
 
-from toy_models.attention import FUSED, attend, reference
+from toy_models.attention import FUSED, Options, attend, reference
 from toy_models.attention.masks import visible_keys
 from toy_models.config import TransformerConfig
 from toy_models.errors import InputError
@@ -145,11 +145,11 @@ class Attention(nn.Module):
             )
         masks = {"causal": self.causal, "window": self.window, "key_padding": key_padding}
         if not (looked_at or self.backend == "reference" or not self.normaliser.fused):
-            z, self.ran = attend(q, k, v, scale=self.scale, bias=bias, backend=self.backend, **masks)
+            z, _, self.ran = attend(q, k, v, scale=self.scale, bias=bias, backend=self.backend, **masks)
             return z
         self.ran = "reference"
         visible = visible_keys(q.shape[1], k.shape[1], device=q.device, **masks)
-        scores = self.hook_attn_scores(reference.scores(q, k, visible, self.scale, bias))
+        scores = self.hook_attn_scores(reference.scores(q, k, visible, Options(scale=self.scale, bias=bias)))
         return reference.mix(self.hook_pattern(self.normaliser(scores, visible)), v)
 
 

@@ -204,21 +204,26 @@ def composition(model: Any, *, fold: bool = False) -> Composition:
     n_layers = weights.layer_count(model)
     if n_layers < 2:
         raise ProbeInputError(f"the model has {n_layers} layer: composition needs an earlier and a later one")
-    written, read, any_folded = [], [], False
-    for layer in range(n_layers):
-        heads, gain = head_weights(model, layer), _gain(norm_gain(model, layer), fold)
-        W_Q, W_K, W_V = (weights.folded(weight.double(), gain) for weight in (heads.W_Q, heads.W_K, heads.W_V))
-        written.append(_writer(W_V, heads.W_O.double()))
-        read.append([_reader(W_Q, W_K.mT), _reader(W_K, W_Q.mT), _reader(W_V, heads.W_O.double())])
-        any_folded |= gain.kind is not None
-    n_heads, _, d_model = written[0].shape
-    scores = written[0].new_full((3, n_layers, n_heads, n_layers, n_heads), torch.nan)
-    for earlier in range(n_layers - 1):
-        for later in range(earlier + 1, n_layers):
-            for kind, reader in enumerate(read[later]):
-                product = torch.einsum("erm,lms->elrs", written[earlier], reader)
+    gains = [_gain(norm_gain(model, layer), fold) for layer in range(n_layers)]
+    W_Q = head_weights(model, 0).W_Q
+    n_heads, d_model, _ = W_Q.shape
+    scores = W_Q.new_full((3, n_layers, n_heads, n_layers, n_heads), torch.nan, dtype=torch.float64)
+    for later in range(1, n_layers):
+        read = _readers(model, later, gains[later])
+        for earlier in range(later):  # made anew: float64 copies of two layers are in memory, of however many
+            heads = head_weights(model, earlier)
+            written = _writer(weights.folded(heads.W_V.double(), gains[earlier]), heads.W_O.double())
+            for kind, reader in enumerate(read):
+                product = torch.einsum("erm,lms->elrs", written, reader)
                 scores[kind, earlier, :, later] = product.flatten(2).norm(dim=-1)
-    return Composition(*scores, d_model**-0.5, any_folded)
+    return Composition(*scores, d_model**-0.5, any(gain.kind is not None for gain in gains))
+
+
+def _readers(model: Any, layer: int, gain: NormGain) -> list[Float[Tensor, "head d_model rank"]]:
+    """What the heads of a layer read through Q, K and V."""
+    heads = head_weights(model, layer)
+    W_Q, W_K, W_V = (weights.folded(weight.double(), gain) for weight in (heads.W_Q, heads.W_K, heads.W_V))
+    return [_reader(W_Q, W_K.mT), _reader(W_K, W_Q.mT), _reader(W_V, heads.W_O.double())]
 
 
 def random_composition(d_model: int, d_head: int, generator: torch.Generator, *, draws: int = 256) -> RandomComposition:

@@ -1,6 +1,6 @@
 """What a probe needs of a model: TransformerLens hooks, and a count of layers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any, Protocol, runtime_checkable
 
@@ -29,8 +29,16 @@ def require_hooks(model: HookedModel, wanted: Sequence[str]) -> None:
     there = list(getattr(model, "hook_dict", {}))
     for name in wanted:
         if name not in there:
-            nearest = get_close_matches(name, there, n=3, cutoff=0.5)
-            raise ProbeInputError(f"the model has no hook {name}: the nearest are {', '.join(nearest) or 'none'}")
+            raise ProbeInputError(f"the model has no hook {name}: the nearest are {nearest(name, there)}")
+
+
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str:
+    """Of the known names up to three that are like this one, best first, for an error to offer; or "none".
+
+    Args:
+        cutoff: how like they must be, from 0 (all are) to 1 (the same); difflib's ratio.
+    """
+    return ", ".join(get_close_matches(name, known, n=3, cutoff=cutoff)) or "none"
 
 
 @torch.no_grad()

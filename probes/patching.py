@@ -24,7 +24,7 @@ from jaxtyping import Float, Int
 
 from probes.contrast import Metric, check_texts, ends, recovered, score, within
 from probes.errors import ProbeInputError
-from probes.model import HookedModel, cached
+from probes.model import HookedModel, cached, nearest
 
 # Rows times positions of one batched pass: enough to hide the cost of a call, and small beside the caches.
 TOKENS_PER_PASS = 1024
@@ -57,12 +57,9 @@ class Place(NamedTuple):
     head: int | None
 
 
-Effects = (
-    Float[torch.Tensor, "batch layer pos head"]
-    | Float[torch.Tensor, "batch layer pos"]
-    | Float[torch.Tensor, "batch layer head"]
-)
-Shares = Float[torch.Tensor, "layer pos head"] | Float[torch.Tensor, "layer pos"] | Float[torch.Tensor, "layer head"]
+# A site's places are (pos, head), (pos) or (head).
+Effects = Float[torch.Tensor, "batch layer *place"]
+Shares = Float[torch.Tensor, "layer *place"]
 
 
 @dataclass(frozen=True)
@@ -182,7 +179,7 @@ def attribution_patch(
 def hook_names(model: HookedModel, site: str) -> list[str]:
     """The hook of a site in every layer."""
     if site not in SITES:
-        raise ProbeInputError(f"unknown site {site!r}: choose one of {', '.join(SITES)}")
+        raise ProbeInputError(f"unknown site {site!r}: the nearest are {nearest(site, SITES, cutoff=0.0)}")
     return [f"blocks.{layer}.{SITES[site].hook}" for layer in range(model.cfg.n_layers)]
 
 

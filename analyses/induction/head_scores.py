@@ -2,8 +2,9 @@
 
 Every head of any model, on blocks of distinct random tokens that repeat, made of the model's own vocabulary:
 induction (prefix matching), previous token, duplicate token, first token, diagonal, entropy, and the copying
-score of its weights.  `--set model=` takes a Hugging Face directory or a name; "constructed" is a circuit set
-by hand.  The claims are calibrations: in every run the same code scores models whose heads are known.
+score of its weights.  `--set model=` takes a Hugging Face directory or a name; "byte model" is the two-layer model
+that `induction_in_text` trains on real text, and "constructed" a circuit set by hand.  The claims are calibrations:
+in every run the same code scores models whose heads are known.
 
 Source: Olsson et al. 2022, arXiv:2209.11895, "head activation evaluators": 25 random tokens, four times, a
 start token in front.  The scores' own sources stand in probes/theory.
@@ -20,11 +21,13 @@ import numpy as np
 import pandas as pd
 
 from analyses.core.claims import Bound, Claim
-from analyses.core.results import Result
+from analyses.core.results import Result, results_root
+from toy_models import byte_models
 from toy_models.errors import ConfigError, ModelError
 from toy_models.tasks.repeated_blocks import RepeatedBlocks
 
-CONSTRUCTED = "constructed"
+BYTE_MODEL, CONSTRUCTED = "byte model", "constructed"
+BYTE_MODEL_SEED = 10  # the first that `induction_in_text` trains in full
 PERIOD = 25  # of Olsson et al.; shorter where the model's vocabulary or context is too small for it
 ON_TEXT = (
     *("prefix_matching", "previous_token", "duplicate_token"),
@@ -35,11 +38,11 @@ READ_BY_LOADERS = (".json", ".safetensors", ".bin", ".model", ".txt", ".jinja")
 
 @dataclass(frozen=True)
 class Config:
-    """Args: model: a Hugging Face directory or name, or "constructed";  period: tokens in a block, as many as fit
-    and 25 at most by default;  copies: of the block in a text;  texts: per seed;  files: sha256 of a directory's
-    files, filled in, so that a directory with other weights is another configuration."""
+    """Args: model: a Hugging Face directory or name, "byte model" or "constructed";  period: tokens in a block,
+    as many as fit and 25 at most by default;  copies: of the block in a text;  texts: per seed;  files: sha256 of a
+    directory's files, filled in, so that a directory with other weights is another configuration."""
 
-    model: str = CONSTRUCTED
+    model: str = BYTE_MODEL
     period: int | None = None
     copies: int = 4
     texts: int = 8
@@ -59,7 +62,7 @@ class Config:
         object.__setattr__(self, "files", there)
 
 
-QUICK = {"copies": 3, "texts": 2, "seeds": (0, 1)}
+QUICK = {"model": CONSTRUCTED, "copies": 3, "texts": 2, "seeds": (0, 1)}
 
 COLUMNS = {
     "model": "directory or name",
@@ -84,7 +87,7 @@ def run(config: Config) -> Result:
     from toy_models.progress import progress
 
     model = _model(config)
-    content, bos = _vocabulary(model, config.model)
+    content, bos = _vocabulary(model, config)
     period = _period(config, len(content), bos is not None, model.cfg.n_ctx)
     tokens = [_texts(config, content, bos, period, seed) for seed in config.seeds]
     scores = [_scores(model, one.to(config.device)) for one in progress(tokens, "seeds")]
@@ -98,6 +101,8 @@ def run(config: Config) -> Result:
         for layer, head in np.ndindex(*fixed["copying"].shape)
     ]
     text = {"bos": bos, "period": period, "copies": config.copies, "positions": tokens[0].shape[1]}
+    if config.model == BYTE_MODEL:
+        text["checkpoint"] = _byte_model(config).hash  # that of its training text included
     backends = sorted({*getattr(model, "backends", ("eager",))})  # a loaded model has transformers' own attention
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
     arrays = {"tokens (seed, text, position)": np.stack([one.numpy() for one in tokens])}
@@ -114,7 +119,7 @@ def run(config: Config) -> Result:
 def _directory_sum(model: str) -> str | None:
     """Names the files that a loader reads; None for what is no local directory."""
     folder = Path(model).expanduser()
-    if model == CONSTRUCTED or not folder.is_dir():
+    if model in (BYTE_MODEL, CONSTRUCTED) or not folder.is_dir():
         return None
     total = hashlib.sha256()
     for path in sorted(folder.iterdir()):
@@ -132,21 +137,30 @@ def _file_sum(path: Path, size: int, mtime_ns: int) -> str:
 
 def _model(config: Config):
     import toy_models
+    from toy_models.checkpoints import train_or_load
     from toy_models.constructed import induction_circuit
 
+    if config.model == BYTE_MODEL:
+        return train_or_load(_byte_model(config), results_root() / "checkpoints").model
     if config.model != CONSTRUCTED:
         return toy_models.load(config.model, device=config.device)
     period = config.period or PERIOD
     return induction_circuit(d_vocab=period + 1, n_ctx=1 + config.copies * period).to(config.device)
 
 
-def _vocabulary(model, name: str) -> tuple[list[int], int | None]:
+def _byte_model(config: Config):
+    return byte_models.byte_model(byte_models.TWO_LAYERS, BYTE_MODEL_SEED, device=config.device)
+
+
+def _vocabulary(model, config: Config) -> tuple[list[int], int | None]:
     """The ids that a text is drawn from, without the special ones, and that of the start token, if there is one.
 
     Raises:
         ModelError: the tokenizer knows ids that the model does not.
     """
     tokenizer, d_vocab = getattr(model, "tokenizer", None), model.cfg.d_vocab
+    if config.model == BYTE_MODEL:
+        return _byte_model(config).task.common().tolist(), model.cfg.bos_id
     if tokenizer is None:  # one of ours: every id is a token
         return [i for i in range(d_vocab) if i != model.cfg.bos_id], model.cfg.bos_id
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special} | {*tokenizer.all_special_ids}
@@ -154,7 +168,7 @@ def _vocabulary(model, name: str) -> tuple[list[int], int | None]:
     content = sorted({*ids.values()} - special)
     if content and content[-1] >= d_vocab:
         raise ModelError(
-            f"the tokenizer of {name} knows token {content[-1]}, the model embeds {d_vocab}: "
+            f"the tokenizer of {config.model} knows token {content[-1]}, the model embeds {d_vocab}: "
             f"put the tokenizer that the model was trained with beside it"
         )
     # TransformerLens knows which families start with one; a tokenizer without any it gives one that is no token of it.
@@ -209,7 +223,7 @@ def _scores(model, tokens) -> dict[str, np.ndarray]:
 
 # Calibration: models whose heads are known --------------------------------------------------------
 
-CALIBRATED = Config(period=12, copies=4, texts=4)
+CALIBRATED = Config(model=CONSTRUCTED, period=12, copies=4, texts=4)
 N = 1 + CALIBRATED.copies * CALIBRATED.period
 SHARE = math.fsum(1 / (i + 1) for i in range(1, N)) / (N - 1)  # of one key, attention being uniform
 COPIES = math.fsum((i - 1) // CALIBRATED.period / (i + 1) for i in range(CALIBRATED.period + 1, N))
@@ -240,7 +254,7 @@ def _calibrate(seeds) -> dict[str, np.ndarray]:
     found = {}
     for made in dict.fromkeys(name for name, _, _ in KNOWN):
         model = getattr(constructed, made)(d_vocab=CALIBRATED.period + 1, n_ctx=N).double()
-        content, bos = _vocabulary(model, made)
+        content, bos = _vocabulary(model, CALIBRATED)
         weights = {"copying": np.array(copying(model, fold=True).score.tolist())}
         by_seed = [
             _scores(model, _texts(CALIBRATED, content, bos, CALIBRATED.period, seed)) | weights for seed in seeds

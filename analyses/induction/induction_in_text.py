@@ -14,7 +14,7 @@ that one does not, unless its keys are smeared.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -22,15 +22,17 @@ import pandas as pd
 from analyses.core.claims import Bound, Claim
 from analyses.core.results import Result, results_root
 from analyses.core.sweep import run_jobs
+from toy_models import byte_models
+from toy_models.byte_models import ONE_LAYER as ONE
+from toy_models.byte_models import SMEARED
+from toy_models.byte_models import TWO_LAYERS as TWO
 from toy_models.config import TransformerConfig
 from toy_models.errors import ConfigError
 from toy_models.tasks.text import BOS, Text
 from toy_models.train import TrainConfig
 
-TWO, ONE, SMEARED = "2 layers", "1 layer", "1 layer, smeared keys"
-CONDITIONS = (TWO, ONE, SMEARED)
+CONDITIONS = byte_models.NAMES
 SHIFTS = range(1, 7)  # how far after an earlier occurrence a displaced circuit is looked for
-RARE = 1e-3  # bytes that make up less of the training text are not drawn for random repeats: hardly trained, all noise
 
 
 @dataclass(frozen=True)
@@ -38,14 +40,9 @@ class Config:
     """Args: windows: of each part, that losses are measured on;  repeats: texts of random bytes;  period, copies: of
     their blocks.  Checkpoints are measured every `train.checkpoint_every` updates."""
 
-    model: TransformerConfig = field(
-        default_factory=lambda: TransformerConfig(
-            **{"n_layers": 2, "n_heads": 8, "d_model": 64, "d_mlp": 0, "d_vocab": Text.d_vocab, "n_ctx": 128},
-            **{"position": "shortformer", "normalization_type": None, "bos_id": BOS},
-        )
-    )
-    task: Text = field(default_factory=lambda: Text(n_ctx=128))
-    train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=3000, batch_size=16, checkpoint_every=150))
+    model: TransformerConfig = byte_models.MODEL
+    task: Text = byte_models.TASK
+    train: TrainConfig = byte_models.TRAIN
     windows: int = 128
     repeats: int = 32
     period: int = 25
@@ -105,12 +102,10 @@ def trained(config: Config, condition: str, seed: int):
     Raises:
         ModelError: the text cannot be read, or a checkpoint is damaged.
     """
-    from toy_models.checkpoints import RunConfig, train_or_load
+    from toy_models.checkpoints import train_or_load
 
-    model = replace(
-        config.model, device=config.device, n_layers=2 if condition == TWO else 1, smeared_keys=condition == SMEARED
-    )
-    run_config = RunConfig(model=model, task=config.task.pinned(), train=config.train, seed=seed)
+    of_run = {"model": config.model, "task": config.task, "train": config.train, "device": config.device}
+    run_config = byte_models.byte_model(condition, seed, **of_run)
     return train_or_load(run_config, results_root() / "checkpoints", show_progress=False)
 
 
@@ -142,8 +137,7 @@ def _texts(config: Config) -> dict:
     held_out = config.task.held_out()
     half = (config.task.n_ctx - 1) // 2
     once = held_out.sample(config.windows, generator(0, "twice")).targets[:, :half]
-    counts = config.task.text.int().bincount(minlength=256)
-    common = (counts >= RARE * counts.sum()).nonzero()[:, 0]
+    common = config.task.common()  # a rare byte is hardly trained, and all noise
     if len(common) < config.period:
         raise ConfigError(
             f"period={config.period} distinct bytes cannot be drawn from the {len(common)} that the text often has"

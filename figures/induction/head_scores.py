@@ -73,4 +73,5 @@ def caption(tables: Mapping[str, Result]) -> str:
 
 
 def _model_name(model: str) -> str:
-    return "the constructed induction circuit" if model == "constructed" else Path(model).name
+    ours = {"constructed": "the constructed induction circuit", "byte model": "two layers trained on real text"}
+    return ours.get(model) or Path(model).name

@@ -21,7 +21,11 @@ from analyses.induction import head_scores as subject
 from probes.circuits import copying
 from probes.errors import ProbeInputError
 from tests import oracles
+from toy_models import byte_models
+from toy_models.checkpoints import train_or_load
 from toy_models.errors import ModelError
+from toy_models.tasks.text import Text
+from toy_models.train import TrainConfig
 
 TOKENS = "tokens (seed, text, position)"
 
@@ -127,7 +131,7 @@ def test_special_tokens_are_left_out_and_the_start_token_goes_where_its_family_h
         get_vocab=lambda: {"<s>": 0, "a": 1, "b": 2, "<reserved>": 3, "added": 4, "also b": 2},
     )
     model = SimpleNamespace(tokenizer=tokenizer, cfg=SimpleNamespace(d_vocab=8, default_prepend_bos=starts))
-    assert subject._vocabulary(model, "made up") == ([1, 2, 4], bos)
+    assert subject._vocabulary(model, subject.Config(model="made up")) == ([1, 2, 4], bos)
 
 
 # Configurations -----------------------------------------------------------------------------------
@@ -161,6 +165,26 @@ def test_the_same_configuration_gives_the_same_table_bit_for_bit():
     first, second = subject.run(config), subject.run(config)
     assert first.table.equals(second.table)
     assert all(np.array_equal(values, second.arrays[name]) for name, values in first.arrays.items())
+
+
+def test_the_byte_model_is_the_checkpoint_of_its_run_and_reads_bytes_that_its_text_often_has(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKBENCH_RESULTS", str(tmp_path / "results"))
+    (tmp_path / "text.py").write_text("def double(number):\n    return number + number\n" * 20)
+    model = replace(byte_models.MODEL, n_heads=2, n_key_value_heads=2, d_model=16, d_head=8, attn_scale=3.0)
+    parts = {"model": model, "task": Text(n_ctx=32, path=str(tmp_path / "text.py"))}
+    run = byte_models.byte_model(byte_models.TWO_LAYERS, 3, train=TrainConfig(steps=2), **parts)
+    monkeypatch.setattr(subject, "_byte_model", lambda config: run)
+    assert subject.Config().model == subject.BYTE_MODEL
+    config = subject.Config(texts=1, seeds=(0,))
+    found = subject.run(config)
+    assert found.measured_with["text"]["checkpoint"] == run.hash
+    assert set(found.arrays[TOKENS][0, :, 1:].flat) <= set(b"def double(number):\n    return number + number\n")
+    with torch.no_grad():
+        cache = train_or_load(run, tmp_path / "results" / "checkpoints").model.run_with_cache(
+            torch.tensor(found.arrays[TOKENS][0])
+        )[1]
+    first = cache["pattern", 0][:, :, 1:, 0].mean((0, 2)).tolist()  # the first query sees nothing else
+    assert found.table[found.table.layer == 0].first_token.tolist() == pytest.approx(first)
 
 
 # Calibration --------------------------------------------------------------------------------------

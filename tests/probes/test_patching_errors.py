@@ -62,7 +62,9 @@ def test_a_metric_that_fails_on_the_way_leaves_no_trace(any_model, measure, site
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"site": "resid"}, "unknown site 'resid': choose one of z, head, pattern, resid_pre"),
+        ({"site": "resid"}, "unknown site 'resid': the nearest are resid_pre, resid_mid, resid_post$"),
+        ({"site": "heads"}, "unknown site 'heads': the nearest are head, "),
+        ({"site": "q"}, "unknown site 'q': the nearest are z, "),
         ({"metric": lambda logits: logits[:, -1, 0].mean()}, r"returned \(\): .* one number per text, \(2,\)"),
         ({"metric": lambda logits: logits[:, -1]}, r"returned \(2, 9\)"),
         ({"metric": lambda logits: 1.0}, "returned float"),

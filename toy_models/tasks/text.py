@@ -19,7 +19,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 
 from toy_models.errors import ConfigError
 from toy_models.tasks import Batch
@@ -77,6 +77,11 @@ class Text:
     def text_digest(self) -> str:
         """12 hex digits of the SHA-256 of both parts: the same for the same contents, wherever they lie."""
         return self._read[1]
+
+    def common(self, share: float = 1e-3) -> Int64[torch.Tensor, " byte"]:
+        """The bytes that each make up at least `share` of this part, in order: a model hardly knows the others."""
+        counts = self.text.int().bincount(minlength=256)
+        return (counts >= share * counts.sum()).nonzero()[:, 0]
 
     def sample(self, n: int, generator: torch.Generator) -> Batch:
         """n windows, each start equally likely.  Every position is scored, the first after BOS alone."""

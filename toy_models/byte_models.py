@@ -16,7 +16,7 @@ from toy_models.tasks.text import BOS, Text
 from toy_models.train import TrainConfig
 
 TWO_LAYERS, ONE_LAYER, SMEARED = "2 layers", "1 layer", "1 layer, smeared keys"
-NAMES = (TWO_LAYERS, ONE_LAYER, SMEARED)
+CONDITIONS = (TWO_LAYERS, ONE_LAYER, SMEARED)
 MODEL = TransformerConfig(
     **{"n_layers": 2, "n_heads": 8, "d_model": 64, "d_mlp": 0, "d_vocab": Text.d_vocab, "n_ctx": 128},
     **{"position": "shortformer", "normalization_type": None, "bos_id": BOS},
@@ -34,12 +34,12 @@ def byte_model(
     train: TrainConfig = TRAIN,
     device: str = "cpu",
 ) -> RunConfig:
-    """What decides the model called `name` in NAMES: `model` with its layers, on the text as it is now.
+    """What decides the model called `name` in CONDITIONS: `model` with its layers, on the text as it is now.
 
     Raises:
         ConfigError: an unknown name, or a text that cannot be read.
     """
-    if name not in NAMES:
-        raise ConfigError(f"unknown byte model {name!r}: choose one of {', '.join(NAMES)}")
+    if name not in CONDITIONS:
+        raise ConfigError(f"unknown byte model {name!r}: choose one of {', '.join(CONDITIONS)}")
     shape = {"n_layers": 2 if name == TWO_LAYERS else 1, "smeared_keys": name == SMEARED, "device": device}
     return RunConfig(model=replace(model, **shape), task=task.pinned(), train=train, seed=seed)

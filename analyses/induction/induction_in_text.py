@@ -31,7 +31,7 @@ from toy_models.errors import ConfigError
 from toy_models.tasks.text import BOS, Text
 from toy_models.train import TrainConfig
 
-CONDITIONS = byte_models.NAMES
+CONDITIONS = byte_models.CONDITIONS
 SHIFTS = range(1, 7)  # how far after an earlier occurrence a displaced circuit is looked for
 
 

@@ -12,6 +12,7 @@ NAMES = {
     "repeated_blocks": "toy_models.tasks.repeated_blocks:RepeatedBlocks",
     "fixed_period": "toy_models.tasks.fixed_period:FixedPeriod",
     "text": "toy_models.tasks.text:Text",
+    "task_mixture": "toy_models.tasks.task_mixture:TaskMixture",
 }
 
 

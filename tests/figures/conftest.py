@@ -54,9 +54,11 @@ def store(folder: Path, profile: str = "full", **config: object) -> Result:
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """A fresh copy of the figures floor with one kept result, where torch and the lower floors cannot be imported."""
+    """A fresh copy of the figures floor, without its themes, with one kept result, where torch and the lower floors
+    cannot be imported."""
     root = tmp_path / "clone"
-    fresh = shutil.ignore_patterns("__pycache__", "data", "out", "gallery", "induction")
+    folders = [one.name for one in (PROJECT / "figures").iterdir() if one.is_dir()]
+    fresh = shutil.ignore_patterns("__pycache__", *folders)
     shutil.copytree(PROJECT / "figures", root / "figures", ignore=fresh)
     shutil.copytree(PROJECT / "analyses" / "core", root / "analyses" / "core", ignore=fresh)
     (root / "pyproject.toml").touch()

@@ -146,19 +146,48 @@ def test_the_fused_gradients_are_those_of_the_reference(mask, biased):
     masks = dict(MASKS[mask])
     masks["key_padding"] = padding(masks.pop("pads", None), 7)
     gradients = []
-    for backend in ("reference", "sdpa"):
+    for backend in NAMES:
         inputs = [x.requires_grad_() for x in draw(2, 4, 7, 4, 2, 8)]
         bias = [draw_bias(4, 4, 7).double().requires_grad_()] * biased
         attend(*inputs, backend=backend, bias=bias[0] if biased else None, **masks).z.pow(2).sum().backward()
         gradients.append([x.grad for x in inputs + bias])
-    for eager, fused in zip(*gradients, strict=True):
-        torch.testing.assert_close(fused, eager, rtol=1e-10, atol=1e-12)
+    eager, *others = gradients
+    for fused in others:
+        for found, expected in zip(fused, eager, strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("n_query", "options", "chosen"),
+    [
+        (1024, {}, "sdpa"),
+        (1024, {"causal": False}, "sdpa"),
+        (1, {}, "sdpa"),
+        (1024, {"window": 8}, "tiled"),
+        (1024, {"key_padding": torch.arange(1024)[None] > 3}, "tiled"),
+        (1024, {"alibi_slopes": torch.ones(1)}, "tiled"),
+        (900, {"window": 8}, "sdpa"),
+        (1, {"key_padding": torch.arange(1024)[None] > 3}, "sdpa"),
+        (3, {"sink_logit": torch.ones(1)}, "tiled"),
+        (3, {"score_cap": 5.0}, "tiled"),
+        (3, {"statistics": True}, "tiled"),
+    ],
+)
+def test_auto_writes_out_no_large_mask_and_takes_what_serves(n_query, options, chosen):
+    q, k, v = draw(1, n_query, 1024, 1, 1, 4)
+    assert attend(q, k, v, **options).backend == chosen
+
+
+def test_sdpa_says_that_it_has_no_statistics_and_who_has():
+    with pytest.raises(ValueError, match=r"'sdpa' has no statistics: choose auto, or one of reference, tiled"):
+        attend(*draw(1, 3, 3, 1, 1, 4), statistics=True, backend="sdpa")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"backend": "flash"}, r"'flash'.*auto, reference, sdpa"),
+        ({"backend": "flash"}, r"'flash'.*auto, reference, sdpa, tiled"),
         ({"heads": (3, 2)}, "3 query heads cannot share 2 key-value heads"),
         ({"n": (4, 3)}, "3 < 4"),
     ],

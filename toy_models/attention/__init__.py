@@ -20,11 +20,14 @@ from toy_models.attention.statistics import STATISTICS, RowStatistics
 
 __all__ = ["FUSED", "NAMES", "STATISTICS", "Attention", "Options", "RowStatistics", "attend", "check_backend"]
 
-# One line per backend, loaded when asked for; "auto" takes the first after the reference that does not refuse.
+# One line per backend, loaded when asked for; "auto" takes the first after the reference that serves (see `_choose`).
 NAMES = {
     "reference": "toy_models.attention.reference",
     "sdpa": "toy_models.attention.sdpa",
+    "tiled": "toy_models.attention.tiled",
 }
+# Scores from which on, on a CPU, `tiled` is faster than `sdpa` with a mask written out, forward and backward.
+LARGE_MASK = 1024 * 1024
 FUSED = frozenset(NAMES) - {"reference"}  # these never hold the pattern
 
 
@@ -99,7 +102,18 @@ def attend(
 
 
 def _choose(q, k, options: Options) -> str:
-    return next(name for name in [*(n for n in NAMES if n in FUSED), "reference"] if not _refusal(name, q, k, options))
+    fused = [name for name in NAMES if name in FUSED]
+    if _sdpa_writes_out_much(q, k, options):
+        fused.remove("sdpa")
+    return next(name for name in [*fused, "reference"] if not _refusal(name, q, k, options))
+
+
+def _sdpa_writes_out_much(q, k, options: Options) -> bool:
+    """On a CPU torch's kernel needs every mask but the plain causal one as a matrix: slow and large for many keys."""
+    n_query, n_key = q.shape[1], k.shape[1]
+    masked = options.causal and n_query not in (1, n_key)
+    masked |= options.window is not None or options.key_padding is not None or options.alibi_slopes is not None
+    return q.device.type == "cpu" and masked and n_query * n_key >= LARGE_MASK
 
 
 def _refusal(name: str, q, k, options: Options) -> str | None:

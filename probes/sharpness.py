@@ -8,7 +8,8 @@ For one row p of an attention pattern that may look at n keys:
     n_visible     n                            keys
 
 Source: Velickovic et al. 2024, arXiv:2410.01104.  Lemma 2.1: with scores whose largest and smallest
-differ by `spread`, the peak is at most exp(spread) / n.  theory/sharpness.md derives it.
+differ by `spread`, the peak is at most exp(spread) / n, and the entropy at least ln n - spread.
+theory/sharpness.md derives it.  `spread` needs two numbers per row and no pattern, so that it serves long texts.
 """
 
 from dataclasses import dataclass
@@ -69,6 +70,48 @@ def sharpness(
     )
 
 
-def peak_bound(spread: float, n_visible: Int[torch.Tensor, " query"]) -> Float[torch.Tensor, " query"]:
-    """Lemma 2.1: no peak is above min(1, exp(spread) / n), when the scores span `spread` nats."""
-    return torch.exp(torch.tensor(spread, dtype=torch.float64)).div(n_visible).clamp(max=1.0)
+def spread(
+    logsumexp: Float[torch.Tensor, "*rows"],
+    peak: Float[torch.Tensor, "*rows"],
+    negated_logsumexp: Float[torch.Tensor, "*rows"],
+    negated_peak: Float[torch.Tensor, "*rows"],
+) -> Float[torch.Tensor, "*rows"]:
+    """Largest less smallest score of each row, in nats, 0 or more, without the pattern.
+
+    The largest weight belongs to the largest score: max s = logsumexp + ln peak.  The same attention with the
+    signs of all its scores turned (run it on -q) gives min s = -(negated_logsumexp + ln negated_peak).
+    In float32 or better; off by about 4 roundings of the largest of the four numbers.
+
+    Raises:
+        ProbeInputError: a peak outside (0, 1], as a row has that may look at no key: leave such rows out.
+    """
+    for name, value in (("peak", peak), ("negated_peak", negated_peak)):
+        fits = (value > 0) & (value <= 1 + ROW_SUM_TOLERANCE[value.dtype])  # written so that NaN fails too
+        if not fits.all():
+            raise ProbeInputError(
+                f"{name} has a row of {value[~fits][0].item():.3g}, not in (0, 1]: leave out rows that see no key"
+            )
+    numbers = (logsumexp, peak, negated_logsumexp, negated_peak)
+    s, p, t, q = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in numbers)
+    return (s + p.log() + t + q.log()).clamp(min=0)  # rounding alone can make it negative
+
+
+def peak_bound(
+    spread: float | Float[torch.Tensor, "*rows"], n_visible: Int[torch.Tensor, " query"]
+) -> Float[torch.Tensor, "*rows"]:
+    """Lemma 2.1: no peak is above min(1, exp(spread) / n), when the scores span `spread` nats.
+
+    One spread for all rows, or one for each, with the queries last.
+    """
+    return _nats(spread, n_visible).exp().div(n_visible).clamp(max=1.0)
+
+
+def entropy_bound(
+    spread: float | Float[torch.Tensor, "*rows"], n_visible: Int[torch.Tensor, " query"]
+) -> Float[torch.Tensor, "*rows"]:
+    """From the same lemma: no entropy is below max(0, ln n - spread), in nats; `spread` as for `peak_bound`."""
+    return (n_visible.double().log() - _nats(spread, n_visible)).clamp(min=0.0)
+
+
+def _nats(spread, like: torch.Tensor) -> Float[torch.Tensor, "*rows"]:
+    return torch.as_tensor(spread, dtype=torch.float64, device=like.device)

@@ -1,14 +1,17 @@
 """One layer: norms, attention, MLP, and the block that wires them.  Shapes stand where they change."""
 
+from dataclasses import dataclass, field
+
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import nn
 from transformer_lens.FactoredMatrix import FactoredMatrix
 from transformer_lens.hook_points import HookPoint
 
-from toy_models.attention import FUSED, Options, attend, reference
+from toy_models.attention import FUSED, Options, RowStatistics, attend, reference
 from toy_models.attention.masks import visible_keys
+from toy_models.attention.options import check
 from toy_models.config import TransformerConfig
 from toy_models.errors import InputError
 from toy_models.generation import KeyValueCache
@@ -58,6 +61,15 @@ class Norm(nn.Module):
         return self.hook_normalized(x).to(dtype) * self.w
 
 
+@dataclass(frozen=True)
+class AskedStatistics:
+    """What is wanted of every layer beside the numbers that each row has, and what the layers found, in order."""
+
+    targets: Int[torch.Tensor, "#batch #head query"] | None = None
+    received: bool = False
+    found: list[RowStatistics] = field(default_factory=list)
+
+
 class Attention(nn.Module):
     """Multi-head attention with TransformerLens's weights `[head, d_model, d_head]` and hooks."""
 
@@ -86,6 +98,8 @@ class Attention(nn.Module):
             self.hook_rot_q, self.hook_rot_k = HookPoint(), HookPoint()  # batch pos head d_head
         self.hook_attn_scores = HookPoint()  # batch head query key, -inf where hidden
         self.hook_pattern = HookPoint()  # batch head query key
+        # batch head query statistic, in the order of STATISTICS, computed when somebody listens; an edit has no effect
+        self.hook_row_statistics = HookPoint()
         self.hook_z = HookPoint()  # batch pos head d_head
         self.hook_result = HookPoint()  # batch pos head d_model, computed when somebody listens
 
@@ -107,10 +121,12 @@ class Attention(nn.Module):
         value_input: Float[torch.Tensor, "batch pos *value_head d_model"],
         *,
         rotate=None,
+        alibi_slopes: Float[torch.Tensor, " head"] | None = None,
         bias: Float[torch.Tensor, "head query key"] | None = None,
         key_padding: Bool[torch.Tensor, "batch key"] | None = None,
         past: KeyValueCache | None = None,
         layer: int = 0,
+        asked: AskedStatistics | None = None,
     ) -> Float[torch.Tensor, "batch pos d_model"]:
         q = self.hook_q(project(query_input, self.W_Q, self.b_Q))
         k = self.hook_k(project(key_input, self.W_K, self.b_K))
@@ -122,7 +138,13 @@ class Attention(nn.Module):
         if rotate is not None:
             rotate_q, rotate_k = rotate
             q, k = self.hook_rot_q(rotate_q(q)), self.hook_rot_k(rotate_k(k))
-        z = self.hook_z(self._attend(q, k, v, key_padding, bias))
+        masks = {"causal": self.causal, "window": self.window, "key_padding": key_padding}
+        z, statistics = self._attend(q, k, v, asked, masks, alibi_slopes=alibi_slopes, bias=bias)
+        if listened(self.hook_row_statistics):
+            self.hook_row_statistics(statistics.stacked())
+        if asked is not None:
+            asked.found.append(statistics)
+        z = self.hook_z(z)
         if listened(self.hook_result):
             result = self.hook_result(torch.einsum("bphe,hed->bphd", z, self.W_O))
             return result.sum(2) + self.b_O
@@ -135,22 +157,43 @@ class Attention(nn.Module):
             before = before.where(key_padding[:, :-1, None, None], k[:, 1:])
         return torch.cat([k[:, :1], share * k[:, 1:] + (1 - share) * before], dim=1)
 
-    def _attend(self, q, k, v, key_padding, bias):
-        """Fused where nobody looks at the scores or the pattern; otherwise with the hooks between the steps."""
+    def _attend(self, q, k, v, asked: AskedStatistics | None, masks, **terms):
+        """z, and the row statistics if anybody wants them.
+
+        Fused where nobody looks at the scores or the pattern; otherwise with the hooks between the steps, and
+        the statistics are those of the scores and the pattern that the hooks left.
+        """
         looked_at = listened(self.hook_attn_scores, self.hook_pattern)
         if looked_at and self.backend in FUSED:
             raise InputError(
                 f"attention={self.backend!r} never holds the scores or the pattern that a hook on "
-                f"{self.hook_pattern.name.rsplit('.', 1)[0]} asks for: call model.set_attention('auto')"
+                f"{self._name} asks for: call model.set_attention('auto')"
             )
-        masks = {"causal": self.causal, "window": self.window, "key_padding": key_padding}
-        if not (looked_at or self.backend == "reference" or not self.normaliser.fused):
-            z, _, self.ran = attend(q, k, v, scale=self.scale, bias=bias, backend=self.backend, **masks)
-            return z
-        self.ran = "reference"
+        terms |= {"scale": self.scale, "statistics": asked is not None or listened(self.hook_row_statistics)}
+        if asked is not None:
+            terms |= {"targets": asked.targets, "received": asked.received}
+        fused = not (looked_at or self.backend == "reference" or not self.normaliser.fused)
+        options = Options(**terms)
+        try:
+            check(q, k, options)
+            if fused:
+                z, statistics, self.ran = attend(q, k, v, backend=self.backend, **masks, **terms)
+                return z, statistics
+        except ValueError as error:  # it knows nothing of models: say where, and how to switch
+            switch = "" if self.backend == "auto" else ", by model.set_attention(...)"
+            raise InputError(f"{self._name}: {error}{switch}") from None
+        self.ran, statistics = "reference", None
         visible = visible_keys(q.shape[1], k.shape[1], device=q.device, **masks)
-        scores = self.hook_attn_scores(reference.scores(q, k, visible, Options(scale=self.scale, bias=bias)))
-        return reference.mix(self.hook_pattern(self.normaliser(scores, visible)), v)
+        scores = self.hook_attn_scores(reference.scores(q, k, visible, options))
+        pattern = self.hook_pattern(self.normaliser(scores, visible))
+        if options.statistics:
+            wanted = {"targets": options.targets, "received": options.received}
+            statistics = reference.row_statistics(scores, pattern, **wanted)
+        return reference.mix(pattern, v), statistics
+
+    @property
+    def _name(self) -> str:
+        return self.hook_pattern.name.rsplit(".", 1)[0]
 
 
 def project(

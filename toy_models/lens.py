@@ -1,16 +1,20 @@
-"""What TransformerLens's tools ask of a model, beside its hooks: weights by name, tokens, caches."""
+"""What TransformerLens's tools ask of a model, beside its hooks: weights by name, tokens, caches; row statistics."""
 
 import re
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from transformer_lens import ActivationCache, HookedRootModule
 
+from toy_models.attention import RowStatistics
+from toy_models.block import AskedStatistics
 from toy_models.errors import InputError
 
 # A copy of the stream per head costs n_heads times its memory: cached when asked for by name, or switched on.
 COSTLY = {"use_attn_result": ("hook_result",), "use_split_qkv_input": ("hook_q_input", "hook_k_input", "hook_v_input")}
+# Row statistics cost more than attention alone, and no tool of TransformerLens knows them: cached by name only.
+BY_NAME_ONLY = ("hook_row_statistics",)
 # What a classic TransformerLens state dict carries beside its weights.
 _CLASSIC_BUFFER = re.compile(r"\.attn\.(mask|IGNORE|rotary_sin|rotary_cos)$")
 
@@ -25,13 +29,13 @@ class LensSurface(HookedRootModule):
     # Caches -------------------------------------------------------------------------------------
 
     def run_with_cache(self, *args, names_filter=None, return_cache_object=True, remove_batch_dim=False, **kwargs):
-        """Output and ActivationCache.  Without `names_filter` everything but the per-head copies
-        (`hook_result`, `hook_{q,k,v}_input`) is cached; name those, or switch them on, to have them."""
+        """Output and ActivationCache.  Without `names_filter` everything but the per-head copies (`hook_result`,
+        `hook_{q,k,v}_input`) and the row statistics is cached; name those, or switch on the copies, to have them."""
         if names_filter is None:
-            off = tuple(point for flag, points in COSTLY.items() if not getattr(self.cfg, flag) for point in points)
+            off = [point for flag, points in COSTLY.items() if not getattr(self.cfg, flag) for point in points]
 
             def names_filter(name):
-                return not (off and name.endswith(off))
+                return not name.endswith((*off, *BY_NAME_ONLY))
 
         out, cache = super().run_with_cache(
             *args, names_filter=names_filter, remove_batch_dim=remove_batch_dim, **kwargs
@@ -39,6 +43,34 @@ class LensSurface(HookedRootModule):
         if return_cache_object:
             cache = ActivationCache(cache, self, has_batch_dim=not remove_batch_dim)
         return out, cache
+
+    @torch.no_grad()
+    def attention_statistics(
+        self,
+        tokens,
+        *,
+        attention_mask: Bool[torch.Tensor, "batch key"] | None = None,
+        targets: Int[torch.Tensor, "#batch #head query"] | None = None,
+        received: bool = False,
+    ) -> tuple[RowStatistics, ...]:
+        """What every query of every head does with its keys, per layer, without the (query, key) pattern.
+
+        Each entry holds `(batch, head, query)` numbers, see `toy_models.attention.RowStatistics`; memory grows with
+        the number of tokens, not with its square (`model.backends` says what ran).  No logits are computed, nothing
+        is left behind, and hooks are live: in a layer whose scores or pattern one listens to, the statistics are of
+        what it left there.  Without gradients; `hook_row_statistics` has those of the entropy.
+
+        Args:
+            attention_mask: True where a key may be attended.  A query that sees no key is a dead row.
+            targets: for `target_mass`, the key to watch per row, the same in every layer, or -1 for none.
+            received: for `received_mass`, what each key gets from all queries.
+
+        Raises:
+            InputError: tokens, masks or targets that do not fit, or an attention backend that has no statistics.
+        """
+        asked = AskedStatistics(targets, received)
+        self(tokens, attention_mask=attention_mask, stop_at_layer=self.cfg.n_layers, statistics=asked)
+        return tuple(asked.found)
 
     def set_use_attn_result(self, on: bool) -> None:
         """Cache `hook_result` without being asked.  A hook on it works either way."""

@@ -14,7 +14,7 @@ from torch import nn
 from transformer_lens.hook_points import HookPoint
 
 from toy_models import generation
-from toy_models.block import Block, Norm, parameter
+from toy_models.block import AskedStatistics, Block, Norm, parameter
 from toy_models.config import TransformerConfig
 from toy_models.errors import ConfigError, InputError
 from toy_models.generation import KeyValueCache
@@ -103,6 +103,7 @@ class Transformer(LensSurface):
         stop_at_layer: int | None = None,
         return_type: str | None = "logits",
         loss_per_token: bool = False,
+        statistics: AskedStatistics | None = None,
     ) -> Any:
         """Run the model.
 
@@ -116,6 +117,7 @@ class Transformer(LensSurface):
             stop_at_layer: return the stream (batch, pos, d_model) before that layer, hooks fired up to there.
             return_type: "logits" (batch, pos, d_vocab_out), "loss" (mean next-token cross entropy, nats), "both"
                 or None.  `loss_per_token` keeps the loss as (batch, pos - 1).
+            statistics: where every layer leaves its row statistics; `attention_statistics` is the way to ask.
 
         Raises:
             InputError: ids out of range, too many positions, shapes that do not fit.
@@ -138,13 +140,10 @@ class Transformer(LensSurface):
             embed_attention = self.hook_pos_embed_attention(embed_attention)
         rotate_k = self.pos_embed.rotation(positions)
         rotate = (self.pos_embed.rotation(new), rotate_k) if rotate_k else None
-        bias = self.pos_embed.bias(new, positions)
-        if bias is not None:
-            bias = bias.to(torch.promote_types(resid.dtype, torch.float32))
+        shared = {"rotate": rotate, **self._score_terms(resid, new, positions)}
+        shared |= {"key_padding": key_padding, "past": past, "asked": statistics}
         for layer in range(start, stop):
-            resid = self.blocks[layer](
-                resid, embed_attention, rotate=rotate, bias=bias, key_padding=key_padding, past=past, layer=layer
-            )
+            resid = self.blocks[layer](resid, embed_attention, layer=layer, **shared)
         if past is not None:
             past.length += resid.shape[1]
         if stop_at_layer is not None:
@@ -199,6 +198,14 @@ class Transformer(LensSurface):
                 )
             return positions + offset.to(resid.device).reshape(-1, 1)
         return positions + offset
+
+    def _score_terms(self, resid, new, positions) -> dict[str, torch.Tensor | None]:
+        """What positions do to the scores: slopes, from which attention makes the penalty itself, or a table."""
+        slopes = self.pos_embed.alibi_slopes()
+        bias = self.pos_embed.bias(new, positions) if slopes is None else None
+        like = {"device": resid.device, "dtype": torch.promote_types(resid.dtype, torch.float32)}
+        terms = {"alibi_slopes": slopes, "bias": bias}
+        return {name: None if term is None else term.to(**like) for name, term in terms.items()}
 
     def _check_mask(self, mask, batch: int, n_key: int):
         if mask is None:

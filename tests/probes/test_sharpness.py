@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 
 from probes import names
 from probes.errors import ProbeInputError
-from probes.sharpness import causal, peak_bound, sharpness
+from probes.sharpness import causal, entropy_bound, peak_bound, sharpness, spread
 from tests import oracles
 from toy_models import Transformer, TransformerConfig, constructed
 from toy_models.seeding import generator
@@ -136,6 +136,52 @@ def test_the_bound_holds_in_a_real_forward_pass():
         assert (found.peak <= torch.exp(spread) / found.n_visible * (1 + 1e-5)).all()
         assert (found.peak <= peak_bound(spread.max().item(), found.n_visible) * (1 + 1e-5)).all()
         assert (torch.exp(spread) / found.n_visible < 1).any()  # it says something
+
+
+# The spread without the pattern -------------------------------------------------------------------
+
+
+def two_passes(scores: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """What fused attention tells of rows of scores, and of the same rows with their signs turned."""
+    return tuple(x for s in (scores, -scores) for x in (s.logsumexp(-1), s.softmax(-1).amax(-1)))
+
+
+@given(scores=arrays("float64", st.tuples(st.integers(1, 4), st.integers(1, 30)), elements=st.floats(-300, 300)))
+def test_two_passes_tell_the_spread_and_it_bounds_every_row(scores):
+    rows = torch.tensor(scores)
+    found = spread(*two_passes(rows))
+    expected = scores.max(-1) - scores.min(-1)
+    assert found.tolist() == pytest.approx(expected.tolist(), abs=1e-12 * (1 + abs(scores).max()))
+    pattern, n = rows.softmax(-1)[:, None, None], torch.tensor([scores.shape[1]])
+    measured = sharpness(pattern, all_visible(scores.shape[1]))
+    assert (measured.peak[:, 0] <= peak_bound(found[:, None], n) * (1 + 1e-9)).all()
+    assert (measured.entropy[:, 0] >= entropy_bound(found[:, None], n) - 1e-9).all()
+
+
+def test_a_row_with_one_larger_score_has_the_entropy_bound_of_its_spread():
+    scores = torch.zeros(1, 1000, dtype=torch.float64)
+    scores[0, 3] = 2.5
+    found = spread(*two_passes(scores))
+    n = torch.tensor([1000])
+    assert found.item() == pytest.approx(2.5, abs=1e-12)
+    assert entropy_bound(found, n).item() == pytest.approx(math.log(1000) - 2.5, abs=1e-12)
+    assert entropy_bound(8.0, n).item() == 0.0
+    assert peak_bound(found, n).item() == pytest.approx(math.exp(2.5) / 1000, rel=1e-12)
+
+
+def test_equal_scores_have_no_spread_whatever_the_rounding():
+    found = spread(*two_passes(torch.full((50, 77), 0.3)))
+    assert found.dtype == torch.float32
+    assert (found >= 0).all()
+    assert found.max() <= 16 * 2.0**-24 * math.log(77)
+
+
+@pytest.mark.parametrize("peak", [0.0, -0.1, 1.1, math.nan])
+def test_a_row_without_a_peak_is_refused_with_its_value(peak):
+    numbers = list(two_passes(torch.zeros(3, 5)))
+    numbers[3] = torch.tensor([0.2, peak, 0.2])
+    with pytest.raises(ProbeInputError, match=rf"negated_peak has a row of {peak:.3g}, not in \(0, 1\]"):
+        spread(*numbers)
 
 
 # Agreement and invariance -------------------------------------------------------------------------

@@ -31,7 +31,7 @@ def test_run_with_cache_gives_every_cheap_activation_with_its_batch(perturbed, d
     assert isinstance(cache, ActivationCache)
     assert cache.has_batch_dim
     assert hooks_left(model) == 0
-    costly = ("hook_result", "hook_q_input", "hook_k_input", "hook_v_input")
+    costly = ("hook_result", "hook_q_input", "hook_k_input", "hook_v_input", "hook_row_statistics")
     assert set(cache.keys()) == {name for name in model.hook_dict if not name.endswith(costly)}
     assert {name: len(value) for name, value in cache.items()} == dict.fromkeys(cache.keys(), 3)
     torch.testing.assert_close(logits, model(tokens), **CLOSE)

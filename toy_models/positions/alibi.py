@@ -21,8 +21,10 @@ class AlibiCode(PositionCode):
 
     def bias(self, query_positions, key_positions):
         distance = distances(query_positions, key_positions)
-        slopes = torch.tensor(self.slopes, dtype=torch.float64, device=distance.device)
-        return -slopes[:, None, None] * distance.abs()
+        return -self.alibi_slopes().to(distance.device)[:, None, None] * distance.abs()
+
+    def alibi_slopes(self):
+        return torch.tensor(self.slopes, dtype=torch.float64)
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,11 @@ class PositionCode(nn.Module):
         """Added to the scaled scores of every layer, in nats; the model casts it to the scores' type."""
         return None
 
+    def alibi_slopes(self) -> Float[torch.Tensor, " head"] | None:
+        """For a bias of `-slope * |distance|`, the slopes, in nats per token: the model then takes these, and never
+        makes the (query, key) table of `bias`, which says the same written out."""
+        return None
+
 
 def distances(
     query_positions: Int[torch.Tensor, "#batch query"], key_positions: Int[torch.Tensor, "#batch key"]

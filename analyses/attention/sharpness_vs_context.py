@@ -1,0 +1,299 @@
+"""Does attention stay sharp as the text grows?
+
+A small transformer with rotary positions learns to read bytes of Python's standard library in short windows, and is
+then shown held-out windows far longer than those.  At each length, for every head: how many keys a query uses, how
+large its largest weight is, and how far its scores spread; beside them what Lemma 2.1 allows at that spread, the same
+model before training, and a head with all scores equal, whose answers are known.  No (query, key) matrix is made:
+`model.attention_statistics` gives one row of numbers per query, and a second pass with -q gives the smallest score.
+
+One pass over the longest text serves every length: in a causal model the queries up to position n see what a text of n
+tokens would show them.  Training runs on the CPU, so that every device measures the same model.
+
+Source: Velickovic et al. 2024, arXiv:2410.01104: Lemma 2.1 and Theorem 2.2 (at bounded spread attention disperses).
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import product
+
+import numpy as np
+import pandas as pd
+import torch
+
+from analyses.core.claims import Bound, Claim
+from analyses.core.results import Result, results_root
+from analyses.core.sweep import run_jobs
+from probes.sharpness import peak_bound, spread
+from toy_models.attention import attend
+from toy_models.config import TransformerConfig
+from toy_models.errors import ConfigError
+from toy_models.seeding import generator
+from toy_models.tasks.text import BOS, Text
+from toy_models.train import TrainConfig
+
+TRAINED, UNTRAINED, UNIFORM = "trained", "untrained", "uniform"
+CONDITIONS = (TRAINED, UNTRAINED, UNIFORM)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Args: lengths: of context, in tokens;  texts: held-out windows of the longest length;  last_rows: queries at the
+    end of each length that the means are over;  exact_length: tokens on which the identities are held to float64.
+    The model is trained at `task.n_ctx`, and built anew with room for the longest text."""
+
+    model: TransformerConfig = field(
+        default_factory=lambda: TransformerConfig(
+            **{"n_layers": 2, "n_heads": 4, "d_model": 64, "d_vocab": Text.d_vocab, "n_ctx": 256},
+            **{"position": "rope", "bos_id": BOS},
+        )
+    )
+    task: Text = field(default_factory=lambda: Text(n_ctx=256))
+    train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=600, batch_size=8, lr=5e-3))
+    lengths: tuple[int, ...] = (256, 1024, 2048, 4096, 8192, 16384)
+    texts: int = 2
+    last_rows: int = 64
+    exact_length: int = 512
+    seeds: tuple[int, ...] = (10, 11, 12)  # settings and the findings' bounds were chosen on seed 0
+    device: str = "cpu"
+
+    def __post_init__(self):
+        odd = {name: getattr(self.model, name) for name in ("window", "smeared_keys") if getattr(self.model, name)}
+        if self.model.position.where not in (None, "rotation") or not self.model.causal or odd:
+            raise ConfigError(
+                f"model.position={self.model.position}, causal={self.model.causal}, {odd or 'no window'}: this study "
+                f"needs scores of scale * q . k over all earlier keys: rope or none, causal, no window or smeared keys"
+            )
+        rising = list(self.lengths) == sorted(set(self.lengths))
+        if len(self.lengths) < 2 or not rising or not 1 <= self.last_rows <= self.lengths[0]:
+            raise ConfigError(
+                f"lengths={self.lengths} must be two or more and rise, from last_rows={self.last_rows} (1 or more) on"
+            )
+        if self.texts < 1 or not 1 <= self.exact_length <= self.lengths[-1]:
+            raise ConfigError(
+                f"texts={self.texts} must be 1 or more, exact_length={self.exact_length} lie in [1, {self.lengths[-1]}]"
+            )
+
+
+QUICK = {"train.steps": 120, "lengths": (256, 1024, 2048), "texts": 1, "exact_length": 256, "seeds": (0, 1)}
+
+COLUMNS = {
+    "condition": "which attention: trained; untrained, the same model at birth; uniform, all scores equal",
+    "seed": "of the weights, of training and of the held-out windows",
+    "layer": "from 0",
+    "head": "from 0",
+    "length": "tokens of context; means are over its last queries, of every text",
+    "keys": "mean number of keys that those queries see",
+    "entropy": "mean entropy of a query's weights (nats)",
+    "relative_entropy": "mean entropy over that of uniform attention on as many keys (0 to 1)",
+    "peak": "mean largest weight (0 to 1)",
+    "n_eff": "mean of 1 / (sum of squared weights): keys in use",
+    "sink_mass": "mean weight on the first token (0 to 1)",
+    "self_mass": "mean weight on the query's own position (0 to 1)",
+    "previous_mass": "mean weight on the position before (0 to 1)",
+    "spread": "mean of largest less smallest score (nats)",
+    "peak_bound": "mean of what Lemma 2.1 allows the peak at that spread, min(1, exp(spread) / keys) (0 to 1)",
+    "peak_excess": "largest of ln(peak) - ln(exp(spread) / keys) over every query up to the length (nats)",
+    "entropy_deficit": "largest of ln(keys) - spread - entropy over every query up to the length (nats)",
+}
+MEANS = ("entropy", "peak", "sink_mass", "self_mass", "previous_mass")  # as RowStatistics has them
+
+
+def run(config: Config) -> Result:
+    """Train every seed or find its checkpoint, and measure each condition."""
+    config = replace(config, task=config.task.pinned())
+    done = run_jobs(_measure_seed, [(config, seed) for seed in config.seeds], label="seeds")
+    table = pd.DataFrame([row for rows, _, _ in done for row in rows], columns=list(COLUMNS))
+    arrays = {f"{name} (seed, layer, head)": np.stack([errors[name] for _, errors, _ in done]) for name in done[0][1]}
+    backends = sorted({backend for _, _, ran in done for backend in ran})
+    text = {"digest": config.task.text_digest, "held_out_bytes": len(config.task.held_out().text)}
+    return Result(table, arrays, {"device": config.device, "dtype": "float32", "backend": backends, "text": text})
+
+
+# The models -----------------------------------------------------------------------------------------
+
+
+def trained(config: Config, seed: int):
+    """The trained run of one seed, from disk if it is there: `.model`, and `.at(0)`, the model at birth.
+
+    Raises: ModelError, if the text cannot be read or a checkpoint is damaged."""
+    from toy_models.checkpoints import RunConfig, train_or_load
+
+    model = replace(config.model, n_ctx=config.task.n_ctx, device="cpu")
+    run_config = RunConfig(model=model, task=config.task.pinned(), train=config.train, seed=seed)
+    return train_or_load(run_config, results_root() / "checkpoints", show_progress=False)
+
+
+def _model(config: Config, condition: str, seed: int):
+    """The model of one condition, with room for the longest text."""
+    from toy_models import Transformer
+
+    room = replace(config.model, n_ctx=config.lengths[-1], device="cpu")
+    if condition == UNIFORM:  # no query asks for anything: every score is 0
+        model = Transformer(replace(room, n_layers=1, n_heads=1, n_key_value_heads=1), seed=seed)
+        with torch.no_grad():
+            model.blocks[0].attn.W_Q.zero_()
+    else:
+        found = trained(config, seed)
+        model = Transformer(room, seed=seed)
+        model.load_state_dict((found.model if condition == TRAINED else found.at(0)).state_dict())
+    return model.to(config.device)
+
+
+# The measurements -----------------------------------------------------------------------------------
+
+
+def _measure_seed(job: tuple[Config, int]):
+    """Rows of one seed, the identities' errors on the trained model (layer, head), and the backends that ran."""
+    config, seed = job
+    longest = replace(config.task, n_ctx=config.lengths[-1]).held_out()
+    texts = longest.sample(config.texts, generator(seed, "texts")).to(config.device).tokens
+    rows, ran = [], set()
+    for condition in CONDITIONS:
+        model = _model(config, condition, seed)
+        rows += [{"condition": condition, "seed": seed, **row} for row in _rows(config, model, texts)]
+        ran.update(model.backends)
+        if condition == TRAINED:
+            errors = _identities(model, texts[:1, : config.exact_length])
+    return rows, errors, ran
+
+
+def _rows(config: Config, model, texts) -> Iterator[dict]:
+    by_text = [_statistics(model, text[None]) for text in texts]  # one at a time, for the memory
+    for layer, length in product(range(model.cfg.n_layers), config.lengths):
+        values = _at_length([found[layer] for found in by_text], length, config.last_rows)
+        for head in range(model.cfg.n_heads):
+            numbers = {name: value[head].item() for name, value in values.items()}
+            yield {"layer": layer, "head": head, "length": length, **numbers}
+
+
+def _pass(model, tokens) -> list[tuple]:
+    """Row statistics, queries and keys of every layer; scale * q . k are the scores."""
+    points, kept = ("hook_rot_q", "hook_rot_k") if model.cfg.position.where == "rotation" else ("hook_q", "hook_k"), {}
+
+    def keep(x, hook):
+        kept[hook.name] = x
+
+    with model.hooks(fwd_hooks=[(lambda name: name.endswith(points), keep)]):
+        found = model.attention_statistics(tokens)
+    return [(rows, *(kept[f"blocks.{layer}.attn.{point}"] for point in points)) for layer, rows in enumerate(found)]
+
+
+def _statistics(model, tokens) -> list[dict]:
+    """Per layer, on one text: numbers of shape (head, query), in float64, and the count of visible keys (query,)."""
+    layers = []
+    for rows, q, k in _pass(model, tokens):
+        turned = attend(-q, k, k, scale=1 / model.cfg.attn_scale, statistics=True).statistics
+        found = {name: getattr(rows, name)[0].double() for name in (*MEANS, "sum_squares")}
+        found["spread"] = spread(rows.logsumexp, rows.peak, turned.logsumexp, turned.peak)[0].double()
+        layers.append(found | {"keys": torch.arange(1, tokens.shape[1] + 1, device=tokens.device)})
+    return layers
+
+
+def _at_length(by_text: list[dict], length: int, last_rows: int) -> dict:
+    """What COLUMNS says of one layer at one length, per head."""
+    found = {name: torch.stack([one[name][..., :length] for one in by_text]) for name in by_text[0]}
+    keys = found.pop("keys")[0]  # the same in every text
+    over = {
+        "peak_excess": found["peak"].log() + keys.log() - found["spread"],
+        "entropy_deficit": keys.log() - found["spread"] - found["entropy"],
+    }
+    means = {name: found[name] for name in (*MEANS, "spread")}
+    means["n_eff"] = 1 / found["sum_squares"]
+    means["relative_entropy"] = found["entropy"] / keys.log()
+    means["peak_bound"] = peak_bound(found["spread"], keys)
+    values = {name: value[..., -last_rows:].mean((0, 2)) for name, value in means.items()}
+    values["keys"] = keys[-last_rows:].double().mean().expand_as(values["n_eff"])
+    return values | {name: value.amax((0, 2)) for name, value in over.items()}
+
+
+@torch.no_grad()
+def _identities(model, tokens) -> dict[str, np.ndarray]:
+    """Largest errors over all queries (layer, head), in nats, on the model's own q and k in float64."""
+    errors = {"entropy identity": [], "Renyi identity": []}
+    scale = 1 / model.cfg.attn_scale
+    for _, q, k in _pass(model, tokens):
+        q, k = q.double(), k.double()
+        once, twice = (attend(q, k, k, scale=s, statistics=True) for s in (scale, 2 * scale))
+        rows, mean_key = once.statistics, once.z
+        mean_score = scale * (q * mean_key).sum(-1).transpose(1, 2)
+        entropy = rows.logsumexp - mean_score
+        renyi = twice.statistics.logsumexp - 2 * rows.logsumexp
+        errors["entropy identity"].append((rows.entropy - entropy).abs().amax((0, 2)).tolist())
+        errors["Renyi identity"].append((rows.sum_squares.log() - renyi).abs().amax((0, 2)).tolist())
+    return {name: np.array(values) for name, values in errors.items()}
+
+
+# The claims -----------------------------------------------------------------------------------------
+
+
+def _worst(column: str) -> Callable[[Result], list[float]]:
+    return lambda result: result.table.groupby("seed")[column].max().tolist()
+
+
+def _largest(identity: str) -> Callable[[Result], list[float]]:
+    return lambda result: result.arrays[f"{identity} (seed, layer, head)"].max((1, 2)).tolist()
+
+
+def _uniform(column: str, known: str) -> Callable[[Result], list[float]]:
+    """Largest relative distance of the uniform head's `column` from its closed form."""
+
+    def measure(result: Result) -> list[float]:
+        rows = result.table[result.table.condition == UNIFORM]
+        exact = {"1": 1.0, "keys": rows["keys"], "1/keys": rows.peak_bound}[known]  # at spread 0 the bound is 1 / keys
+        return (rows[column] / exact - 1).abs().groupby(rows.seed).max().tolist()
+
+    return measure
+
+
+def exponents(result: Result, condition: str, column: str) -> pd.Series:
+    """a of column ~ keys^a, through the shortest and the longest length, by (seed, layer, head)."""
+    rows = result.table[result.table.condition == condition].sort_values("length").groupby(["seed", "layer", "head"])
+    grown = np.log(rows[[column, "keys"]].last() / rows[[column, "keys"]].first())
+    return grown[column] / grown["keys"]
+
+
+def _median(condition: str, column: str) -> Callable[[Result], list[float]]:
+    """The median exponent over the heads of each seed."""
+    return lambda result: exponents(result, condition, column).groupby("seed").median().tolist()
+
+
+def _vacuous(result: Result) -> list[float]:
+    rows = result.table[(result.table.condition == TRAINED) & (result.table.length == result.table.length.max())]
+    rows = rows[rows.layer == rows.layer.max()]
+    return (rows.spread - rows["keys"].map(np.log)).groupby(rows.seed).median().tolist()
+
+
+LEMMA, ROUNDING = "Lemma 2.1, arXiv:2410.01104; more than 0 by rounding alone", Bound(high=1e-4)
+KNOWN, EXACT, OURS = "closed form, in float32", Bound(high=1e-5), "this study; bounds set on seed 0"
+CLAIMS = (
+    Claim("On every query: ln peak <= spread - ln n (nats)", "replication", LEMMA, ROUNDING, _worst("peak_excess")),
+    Claim("On every query: H >= ln n - spread (nats)", "replication", LEMMA, ROUNDING, _worst("entropy_deficit")),
+    Claim(
+        "H = logsumexp - scale q . (mean key), trained heads (nats)",
+        *("identity", "theory/sharpness.md", Bound(high=1e-12), _largest("entropy identity")),
+    ),
+    Claim(
+        "ln sum p^2 = logsumexp(2 scale) - 2 logsumexp(scale), trained heads (nats)",
+        *("identity", "theory/sharpness.md", Bound(high=1e-12), _largest("Renyi identity")),
+    ),
+    Claim("All scores equal: entropy is ln n", "calibration", KNOWN, EXACT, _uniform("relative_entropy", "1")),
+    Claim("All scores equal: n keys in use", "calibration", KNOWN, EXACT, _uniform("n_eff", "keys")),
+    Claim("All scores equal: the peak is 1/n", "calibration", KNOWN, EXACT, _uniform("peak", "1/keys")),
+    Claim(
+        "Before training heads disperse in full: keys in use ~ n^a, a is 1 (median head)",
+        *("replication", "Theorem 2.2, arXiv:2410.01104", Bound(0.9, 1.1), _median(UNTRAINED, "n_eff")),
+    ),
+    Claim(
+        "Trained heads disperse too, but slower: keys in use ~ n^a (median head)",
+        *("finding", OURS, Bound(0.4, 0.9), _median(TRAINED, "n_eff")),
+    ),
+    Claim("Their peak falls like n^a (median head)", "finding", OURS, Bound(-0.4, -0.05), _median(TRAINED, "peak")),
+    Claim(
+        "Their spread grows beyond the training length: spread ~ n^a (median head)",
+        *("finding", OURS, Bound(0.05, 0.25), _median(TRAINED, "spread")),
+    ),
+    Claim(
+        "In their last layer the lemma is silent at the longest text: spread - ln n (nats, median head)",
+        *("finding", OURS, Bound(low=5.0), _vacuous),
+    ),
+)

@@ -1,6 +1,6 @@
 """Small hackable transformers on TransformerLens hooks.
 
-`Transformer`, `TransformerConfig` and `load` are fetched when first asked for, so that
+`Transformer`, `TransformerConfig` and what loads and writes models are fetched when first asked for, so that
 `import toy_models.attention` and `import toy_models.tasks` stay free of transformer_lens.
 """
 
@@ -10,8 +10,11 @@ _EXPORTS = {
     "Transformer": "toy_models.transformer:Transformer",
     "TransformerConfig": "toy_models.config:TransformerConfig",
     "load": "toy_models.hub:load",
+    "from_hf": "toy_models.hf.reading:from_hf",
+    "from_state_dict": "toy_models.hf.reading:from_state_dict",
+    "to_hf": "toy_models.hf.writing:to_hf",
 }
-__all__ = ["Transformer", "TransformerConfig", "load"]
+__all__ = ["Transformer", "TransformerConfig", "from_hf", "from_state_dict", "load", "to_hf"]
 
 
 def __getattr__(name: str):

@@ -15,6 +15,7 @@ from toy_models.attention.options import check
 from toy_models.config import TransformerConfig
 from toy_models.errors import InputError
 from toy_models.generation import KeyValueCache
+from toy_models.norm import HeadNorm, Norm, parameter
 
 ACT_FN = {
     "relu": F.relu,
@@ -29,38 +30,6 @@ def listened(*points: HookPoint) -> bool:
     return any(p._forward_hooks or p._forward_pre_hooks or p._backward_hooks for p in points)
 
 
-def parameter(config: TransformerConfig, *shape: int) -> nn.Parameter:
-    """Memory without values: `Transformer` draws them, each from its own stream."""
-    return nn.Parameter(torch.empty(*shape, dtype=config.dtype))
-
-
-class Norm(nn.Module):
-    """LayerNorm or RMSNorm: x / scale * w (+ b), with `scale` hooked before the division.
-
-    Like TransformerLens: `hook_normalized` of LN is after the gain and bias, that of RMS before the
-    gain.  16-bit inputs are normalised in float32.
-    """
-
-    def __init__(self, config: TransformerConfig):
-        super().__init__()
-        self.centred, self.eps = config.normalization_type == "LN", config.eps
-        self.w = parameter(config, config.d_model)
-        if self.centred:
-            self.b = parameter(config, config.d_model)
-        self.hook_scale = HookPoint()  # batch pos 1
-        self.hook_normalized = HookPoint()  # batch pos d_model
-
-    def forward(self, x: Float[torch.Tensor, "*rows d_model"]) -> Float[torch.Tensor, "*rows d_model"]:
-        dtype = x.dtype
-        x = x.to(torch.promote_types(dtype, torch.float32))
-        if self.centred:
-            x = x - x.mean(-1, keepdim=True)
-        x = x / self.hook_scale((x.pow(2).mean(-1, keepdim=True) + self.eps).sqrt())
-        if self.centred:
-            return self.hook_normalized(x * self.w + self.b).to(dtype)
-        return self.hook_normalized(x).to(dtype) * self.w
-
-
 @dataclass(frozen=True)
 class AskedStatistics:
     """What is wanted of every layer beside the numbers that each row has, and what the layers found, in order."""
@@ -73,10 +42,11 @@ class AskedStatistics:
 class Attention(nn.Module):
     """Multi-head attention with TransformerLens's weights `[head, d_model, d_head]` and hooks."""
 
-    def __init__(self, config: TransformerConfig):
+    def __init__(self, config: TransformerConfig, layer: int):
         super().__init__()
         self.n_heads, self.n_kv_heads = config.n_heads, config.n_key_value_heads
-        self.causal, self.window, self.scale = config.causal, config.window, 1 / config.attn_scale
+        self.causal, self.window, self.scale = config.causal, config.windows[layer], 1 / config.attn_scale
+        self.score_cap = config.attn_scores_soft_cap
         self.normaliser, self.backend = config.normaliser, config.attention
         self.ran: str | None = None  # the backend of the last forward pass
         d_model, d_head = config.d_model, config.d_head
@@ -91,6 +61,8 @@ class Attention(nn.Module):
         )
         self.W_O, self.b_O = parameter(config, self.n_heads, d_head, d_model), parameter(config, d_model)
         self.smear = parameter(config, self.n_kv_heads) if config.smeared_keys else None
+        self.q_norm = HeadNorm(config) if config.use_qk_norm else None
+        self.k_norm = HeadNorm(config) if config.use_qk_norm else None
 
         self.hook_q_input, self.hook_k_input, self.hook_v_input = HookPoint(), HookPoint(), HookPoint()
         self.hook_q, self.hook_k, self.hook_v = HookPoint(), HookPoint(), HookPoint()  # batch pos head d_head
@@ -133,6 +105,8 @@ class Attention(nn.Module):
         v = self.hook_v(project(value_input, self.W_V, self.b_V))
         if past is not None:
             k, v = past.extend(layer, k, v)
+        if self.q_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
         if self.smear is not None:
             k = self._smeared(k, key_padding)
         if rotate is not None:
@@ -169,7 +143,8 @@ class Attention(nn.Module):
                 f"attention={self.backend!r} never holds the scores or the pattern that a hook on "
                 f"{self._name} asks for: call model.set_attention('auto')"
             )
-        terms |= {"scale": self.scale, "statistics": asked is not None or listened(self.hook_row_statistics)}
+        terms |= {"scale": self.scale, "score_cap": self.score_cap}
+        terms |= {"statistics": asked is not None or listened(self.hook_row_statistics)}
         if asked is not None:
             terms |= {"targets": asked.targets, "received": asked.received}
         fused = not (looked_at or self.backend == "reference" or not self.normaliser.fused)
@@ -231,20 +206,25 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """resid_pre -> + attention -> resid_mid -> + MLP -> resid_post."""
+    """resid_pre -> + attention -> resid_mid -> + MLP -> resid_post; in parallel both read resid_pre."""
 
     hook_out_is_single_residual_stream = True  # what TransformerLens's logit lens asks before it reads the stream
 
-    def __init__(self, config: TransformerConfig):
+    def __init__(self, config: TransformerConfig, layer: int):
         super().__init__()
-        self.post_norm = config.norm_position == "post"
+        self.post_norm, self.parallel = config.norm_position == "post", config.parallel_attn_mlp
         self.ln1 = Norm(config) if config.normalization_type else nn.Identity()
-        self.attn = Attention(config)
+        self.attn = Attention(config, layer)
+        after = config.use_normalization_before_and_after
+        self.ln1_post = Norm(config) if after else nn.Identity()
         self.mlp = None
         if config.d_mlp:
             self.ln2 = Norm(config) if config.normalization_type else nn.Identity()
             self.mlp = MLP(config)
-            self.hook_resid_mid, self.hook_mlp_out = HookPoint(), HookPoint()  # batch pos d_model
+            self.ln2_post = Norm(config) if after else nn.Identity()
+            self.hook_mlp_out = HookPoint()  # batch pos d_model
+            if not self.parallel:
+                self.hook_resid_mid = HookPoint()  # batch pos d_model
         # One copy of the stream per head, made when somebody listens: batch pos head d_model.
         self.hook_q_input, self.hook_k_input, self.hook_v_input = HookPoint(), HookPoint(), HookPoint()
         self.hook_resid_pre, self.hook_attn_out, self.hook_resid_post = HookPoint(), HookPoint(), HookPoint()
@@ -256,16 +236,23 @@ class Block(nn.Module):
         **attention,
     ) -> Float[torch.Tensor, "batch pos d_model"]:
         resid = self.hook_resid_pre(resid)
-        attn_out = self.hook_attn_out(self.attn(*self._inputs(resid, embed_attention), **attention))
+        written = self.attn(*self._inputs(resid, embed_attention), **attention)
+        attn_out = self.hook_attn_out(self.ln1_post(written))
+        if self.parallel:
+            return self.hook_resid_post(resid + attn_out + self._mlp_out(resid))
         resid = resid + attn_out
         if self.post_norm:
             resid = self.ln1(resid)
         if self.mlp is not None:
             resid = self.hook_resid_mid(resid)
-            resid = resid + self.hook_mlp_out(self.mlp(resid if self.post_norm else self.ln2(resid)))
+            resid = resid + self._mlp_out(resid)
             if self.post_norm:
                 resid = self.ln2(resid)
         return self.hook_resid_post(resid)
+
+    def _mlp_out(self, resid):
+        written = self.mlp(resid if self.post_norm else self.ln2(resid))
+        return self.hook_mlp_out(self.ln2_post(written))
 
     def _inputs(self, resid, embed_attention):
         """What queries, keys and values read.

@@ -26,8 +26,8 @@ def plain(value: Any, key: str = "", annotation: Any = None) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         hints = get_type_hints(type(value))
         kind = {} if annotation is type(value) else {"kind": type(value).__name__}
-        fields = [field.name for field in dataclasses.fields(value) if field.init]
-        return kind | {name: plain(getattr(value, name), f"{key}.{name}".lstrip("."), hints[name]) for name in fields}
+        fields = {name: getattr(value, name) for name in _written(value)}
+        return kind | {name: plain(one, f"{key}.{name}".lstrip("."), hints[name]) for name, one in fields.items()}
     if isinstance(value, enum.Enum):
         return value.name
     if isinstance(value, float) and not math.isfinite(value):
@@ -43,6 +43,21 @@ def plain(value: Any, key: str = "", annotation: Any = None) -> Any:
     if type(value).__module__.partition(".")[0] == "torch":  # torch.dtype, torch.device
         return str(value).removeprefix("torch.")
     raise ValueError(f"{key or 'the value'} is a {type(value).__name__}, which has no plain form: use a plain value")
+
+
+def added(default: Any) -> Any:
+    """A dataclass field that came after results had been kept: at its default it is left out of `plain`.
+
+    What was configured before the field was there then keeps its text, and its hash.
+    """
+    return dataclasses.field(default=default, metadata={"written": "unless default"})
+
+
+def _written(value: Any) -> list[str]:
+    fields = [field for field in dataclasses.fields(value) if field.init]
+    late = {field.name for field in fields if field.metadata.get("written") == "unless default"}
+    unset = {field.name for field in fields if field.name in late and getattr(value, field.name) == field.default}
+    return [field.name for field in fields if field.name not in unset]
 
 
 def digest(value: Any, length: int = 12) -> str:

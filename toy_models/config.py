@@ -8,6 +8,7 @@ import torch
 
 from toy_models import normalisers, positions
 from toy_models.attention import FUSED, check_backend
+from toy_models.canonical import added
 from toy_models.errors import ConfigError
 
 ACTIVATIONS = ("relu", "gelu", "gelu_new", "silu")
@@ -29,10 +30,19 @@ class TransformerConfig:
         normaliser: a name in `toy_models.normalisers.NAMES`, or a spec.
         attention: a backend, or "auto": fused, unless a hook listens on the scores or pattern of the layer.
         n_key_value_heads: fewer than n_heads for grouped-query attention.
-        window: a query sees itself and the `window - 1` positions before it (either side, if not causal).
+        window: a query sees itself and the `window - 1` positions before it (either side, if not causal); a tuple
+            has one entry per layer, None for a layer that sees everything.
         attn_scale: scores are *divided* by it, as in TransformerLens; `sqrt(d_head)` unless given.
         smeared_keys: keys mix with their predecessor's, k_j <- s k_j + (1 - s) k_{j-1} with a learned
             s = sigmoid(smear) per key-value head (Olsson et al. 2022, arXiv:2209.11895, section on smeared keys).
+        parallel_attn_mlp: the MLP reads the same stream as attention, not what attention has added to it (GPT-NeoX).
+        use_qk_norm: RMSNorm over d_head on every query and key, before they are rotated (Qwen3, Gemma 3).
+        use_normalization_before_and_after: what attention and MLP write is normalised as well (Gemma 2).
+        rmsnorm_uses_offset: the gain of an RMSNorm is 1 + w (Gemma).
+        attn_scores_soft_cap: c turns scaled scores s into c tanh(s / c), nats (Gemma 2).
+        output_logits_soft_cap: the same for the logits.
+        embed_scale: factor on the rows of W_E (Gemma: sqrt(d_model)).
+        tie_word_embeddings: W_U is W_E transposed, in the same memory.
         bos_id: the token that the tasks put in front, if any.
         dtype, device: follow `model.to(...)`.
         use_attn_result, use_split_qkv_input: follow `model.set_use_attn_result(...)` and its twin, which put the
@@ -59,10 +69,18 @@ class TransformerConfig:
     normaliser: Any = "softmax"
     attention: str = "auto"
     n_key_value_heads: int | None = None
-    window: int | None = None
+    window: int | tuple | None = None
     causal: bool = True
     attn_scale: float | None = None
     smeared_keys: bool = False
+    parallel_attn_mlp: bool = added(False)
+    use_qk_norm: bool = added(False)
+    use_normalization_before_and_after: bool = added(False)
+    rmsnorm_uses_offset: bool = added(False)
+    attn_scores_soft_cap: float | None = added(None)
+    output_logits_soft_cap: float | None = added(None)
+    embed_scale: float = added(1.0)
+    tie_word_embeddings: bool = added(False)
     bos_id: int | None = None
     dtype: Any = torch.float32
     device: str = "cpu"
@@ -122,19 +140,50 @@ class TransformerConfig:
             raise ConfigError(f"position={self.position!r} must be a name or a spec from toy_models.positions")
         if not callable(self.normaliser):
             raise ConfigError(f"normaliser={self.normaliser!r} must be a name or a spec from toy_models.normalisers")
-        for reason in (self._bad_number(), self._bad_combination(), self.position.refuses(self)):
+        if isinstance(self.window, list):  # as JSON has it
+            object.__setattr__(self, "window", tuple(self.window))
+        bad = (self._bad_number(), self._bad_window(), self._bad_combination(), self._bad_wiring())
+        for reason in (*bad, self.position.refuses(self)):
             if reason:
                 raise ConfigError(reason)
 
     def _bad_number(self) -> str | None:
-        if self.window is not None and not (type(self.window) is int and self.window >= 1):
-            return f"window={self.window!r} must be a whole number of at least 1, or None"
         if not (isinstance(self.attn_scale, int | float) and 0 < self.attn_scale < math.inf):
             return f"attn_scale={self.attn_scale!r} must be positive and finite: scores are divided by it"
-        if not (isinstance(self.eps, int | float) and 0 < self.eps < math.inf):
-            return f"eps={self.eps!r} must be positive and finite"
+        for name in ("eps", "embed_scale", "attn_scores_soft_cap", "output_logits_soft_cap"):
+            value = getattr(self, name)
+            if value is None and name.endswith("soft_cap"):
+                continue
+            if not (isinstance(value, int | float) and 0 < value < math.inf):
+                return f"{name}={value!r} must be positive and finite"
         if self.bos_id is not None and not (type(self.bos_id) is int and 0 <= self.bos_id < self.d_vocab):
             return f"bos_id={self.bos_id!r} must lie in [0, d_vocab={self.d_vocab})"
+        return None
+
+    def _bad_window(self) -> str | None:
+        if isinstance(self.window, tuple) and len(self.window) != self.n_layers:
+            return f"window={self.window} has {len(self.window)} entries: give one for each of n_layers={self.n_layers}"
+        for window in self.window if isinstance(self.window, tuple) else (self.window,):
+            if window is not None and not (type(window) is int and window >= 1):
+                return f"window={self.window!r} must be a whole number of at least 1, None, or one of these per layer"
+        return None
+
+    def _bad_wiring(self) -> str | None:
+        if self.parallel_attn_mlp and self.attn_only:
+            return "parallel_attn_mlp=True needs an MLP: d_mlp=0 makes the model attention-only"
+        pre = self.norm_position == "pre"
+        for name in ("parallel_attn_mlp", "use_normalization_before_and_after"):
+            if getattr(self, name) and not pre:
+                return f"{name}=True needs norm_position='pre', not {self.norm_position!r}"
+        if self.use_normalization_before_and_after and self.normalization_type is None:
+            return "use_normalization_before_and_after=True needs normalization_type 'LN' or 'RMS', not None"
+        if self.rmsnorm_uses_offset and self.normalization_type != "RMS":
+            return f"rmsnorm_uses_offset=True needs normalization_type='RMS', not {self.normalization_type!r}"
+        if self.tie_word_embeddings and self.d_vocab_out != self.d_vocab:
+            return (
+                f"tie_word_embeddings=True needs d_vocab_out={self.d_vocab_out} to equal d_vocab={self.d_vocab}: "
+                f"leave d_vocab_out out"
+            )
         return None
 
     def _bad_combination(self) -> str | None:
@@ -152,6 +201,11 @@ class TransformerConfig:
         if self.attention in FUSED and not self.normaliser.fused:
             return f"attention={self.attention!r} cannot run normaliser={self.normaliser}: use attention='auto'"
         return None
+
+    @property
+    def windows(self):
+        """The window of every layer, a tuple of whole numbers and None."""
+        return self.window if isinstance(self.window, tuple) else (self.window,) * self.n_layers
 
     # What TransformerLens's tools read beside the fields.
 

@@ -22,6 +22,8 @@ _CLASSIC_BUFFER = re.compile(r"\.attn\.(mask|IGNORE|rotary_sin|rotary_cos)$")
 class LensSurface(HookedRootModule):
     """Mixed into `Transformer`; nothing here computes the forward pass."""
 
+    tokenizer = None  # of transformers, where the model came with one
+
     def __init__(self):
         super().__init__()
         self.register_load_state_dict_pre_hook(_translate_classic)
@@ -82,11 +84,18 @@ class LensSurface(HookedRootModule):
 
     # Tokens -------------------------------------------------------------------------------------
 
-    def to_tokens(self, tokens, *_, **__) -> torch.Tensor:
-        """Token ids unchanged, with a batch dimension.  There is no tokenizer here."""
+    def to_tokens(self, tokens, prepend_bos: bool | None = None, **_) -> torch.Tensor:
+        """Token ids unchanged, with a batch dimension; of a text, or of texts of one length, its tokenizer's.
+
+        `prepend_bos` puts `cfg.bos_id` before a text; None: if there is one.
+        """
+        if isinstance(tokens, str):
+            tokens = [tokens]
+        if isinstance(tokens, list | tuple) and tokens and all(isinstance(text, str) for text in tokens):
+            tokens = self._tokenised(tokens, prepend_bos)
         if not isinstance(tokens, torch.Tensor):
-            if isinstance(tokens, str) or not isinstance(tokens, list | tuple):
-                raise InputError(f"this model has no tokenizer: give token ids, not {tokens!r}")
+            if not isinstance(tokens, list | tuple):
+                raise InputError(f"give token ids, not {tokens!r}")
             tokens = torch.tensor(tokens)
         if tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
             raise InputError(f"tokens are {tokens.dtype}: give whole-number ids, such as tokens.long()")
@@ -96,10 +105,28 @@ class LensSurface(HookedRootModule):
             )
         return tokens[None] if tokens.ndim == 1 else tokens
 
+    def _tokenised(self, texts, prepend_bos: bool | None):
+        if self.tokenizer is None:
+            raise InputError(f"this model has no tokenizer: give token ids, not {texts[0]!r}")
+        if prepend_bos and self.cfg.bos_id is None:
+            raise InputError("prepend_bos=True needs cfg.bos_id, which is None: leave it out")
+        first = [self.cfg.bos_id] if self.cfg.bos_id is not None and prepend_bos is not False else []
+        rows = [first + self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+        lengths = sorted({len(row) for row in rows})
+        if len(lengths) > 1:
+            raise InputError(f"texts of {lengths[0]} to {lengths[-1]} tokens make no batch: give them one at a time")
+        return torch.tensor(rows, dtype=torch.long)
+
     def to_single_token(self, token) -> int:
+        """The id of a text that is one token; an id stays as it is."""
         if isinstance(token, int):
             return token
-        raise InputError(f"this model has no tokenizer: give a token id, not {token!r}")
+        if not isinstance(token, str):
+            raise InputError(f"give a token id or a text, not {token!r}")
+        ids = self._tokenised([token], prepend_bos=False)[0].tolist()
+        if len(ids) != 1:
+            raise InputError(f"{token!r} is {len(ids)} tokens, not one")
+        return ids[0]
 
     def tokens_to_residual_directions(self, tokens) -> Float[torch.Tensor, "*tokens d_model"]:
         """The columns of W_U: a stream along one raises that token's logit most."""
@@ -124,7 +151,16 @@ class LensSurface(HookedRootModule):
     def accumulated_bias(
         self, layer: int, mlp_input: bool = False, include_mlp_biases: bool = True
     ) -> Float[torch.Tensor, " d_model"]:
-        """Sum of b_O (and b_out) of the layers before `layer`; with `mlp_input`, of its attention too."""
+        """Sum of b_O (and b_out) of the layers before `layer`; with `mlp_input`, of all that its MLP reads.
+
+        Raises:
+            InputError: what layers write is normalised before it is added, so their biases are not summed.
+        """
+        if self.cfg.use_normalization_before_and_after:
+            raise InputError(
+                "accumulated_bias does not apply with use_normalization_before_and_after=True: biases are not summed"
+            )
+        mlp_input = mlp_input and not self.cfg.parallel_attn_mlp
         total = torch.zeros(self.cfg.d_model, dtype=self.cfg.dtype, device=self.cfg.device)
         for block in self.blocks[:layer]:
             total = total + block.attn.b_O

@@ -14,39 +14,16 @@ from torch import nn
 from transformer_lens.hook_points import HookPoint
 
 from toy_models import generation
-from toy_models.block import AskedStatistics, Block, Norm, parameter
+from toy_models.block import AskedStatistics, Block
 from toy_models.config import TransformerConfig
+from toy_models.embedding import Embed, TiedUnembed, Unembed
 from toy_models.errors import ConfigError, InputError
 from toy_models.generation import KeyValueCache
 from toy_models.lens import LensSurface
+from toy_models.norm import Norm
 from toy_models.seeding import generator
 
 RETURN_TYPES = ("logits", "loss", "both", None)
-
-
-class Embed(nn.Module):
-    """Rows of W_E."""
-
-    def __init__(self, config: TransformerConfig):
-        super().__init__()
-        self.W_E = parameter(config, config.d_vocab, config.d_model)
-
-    def forward(self, tokens: Int[torch.Tensor, "batch pos"]) -> Float[torch.Tensor, "batch pos d_model"]:
-        return self.W_E[tokens]
-
-
-class Unembed(nn.Module):
-    """x W_U + b_U."""
-
-    def __init__(self, config: TransformerConfig):
-        super().__init__()
-        self.W_U, self.b_U = (
-            parameter(config, config.d_model, config.d_vocab_out),
-            parameter(config, config.d_vocab_out),
-        )
-
-    def forward(self, resid: Float[torch.Tensor, "batch pos d_model"]) -> Float[torch.Tensor, "batch pos d_vocab_out"]:
-        return resid @ self.W_U + self.b_U
 
 
 class Transformer(LensSurface):
@@ -55,9 +32,10 @@ class Transformer(LensSurface):
     The weights are normal with standard deviation 0.8 / sqrt(d_model), biases zero, gains one, as
     TransformerLens draws them; each parameter has a stream of its own, so the same seed gives the same
     bits and an added layer changes no other.  There is no dropout: the model is born in eval mode.
+    `seed=None` draws nothing and leaves the memory as it is, for weights that come from elsewhere.
     """
 
-    def __init__(self, config: TransformerConfig, seed: int = 0):
+    def __init__(self, config: TransformerConfig, seed: int | None = 0):
         super().__init__()
         self.cfg = config
         self.embed = Embed(config)
@@ -67,11 +45,12 @@ class Transformer(LensSurface):
             self.hook_pos_embed = HookPoint()  # batch pos d_model, added to the stream
         elif config.position.where == "embed_attention":
             self.hook_pos_embed_attention = HookPoint()  # batch pos d_model, read by queries and keys alone
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
         final = config.normalization_type and config.norm_position == "pre"
         self.ln_final = Norm(config) if final else nn.Identity()
-        self.unembed = Unembed(config)
-        self.reset_parameters(seed)
+        self.unembed = (TiedUnembed if config.tie_word_embeddings else Unembed)(config, self.embed)
+        if seed is not None:
+            self.reset_parameters(seed)
         self.setup()
         self.eval()
         try:
@@ -88,8 +67,8 @@ class Transformer(LensSurface):
             kind = name.rsplit(".", 1)[-1]
             if kind.startswith("W_"):
                 param.copy_(torch.randn(param.shape, generator=generator(seed, "init", name)) * std)
-            else:  # gains are one; biases and smear (an even mix) are zero
-                param.fill_(1.0 if kind == "w" else 0.0)
+            else:  # gains are one, be they w or 1 + w; biases and smear (an even mix) are zero
+                param.fill_(1.0 if kind == "w" and not self.cfg.rmsnorm_uses_offset else 0.0)
 
     def forward(
         self,
@@ -138,12 +117,11 @@ class Transformer(LensSurface):
         if embed_attention is not None:
             embed_attention = embed_attention.repeat(resid.shape[0] // new.shape[0], 1, 1)
             embed_attention = self.hook_pos_embed_attention(embed_attention)
-        rotate_k = self.pos_embed.rotation(positions)
-        rotate = (self.pos_embed.rotation(new), rotate_k) if rotate_k else None
-        shared = {"rotate": rotate, **self._score_terms(resid, new, positions)}
+        rotate = self._rotations(new, positions)
+        shared = self._score_terms(resid, new, positions)
         shared |= {"key_padding": key_padding, "past": past, "asked": statistics}
         for layer in range(start, stop):
-            resid = self.blocks[layer](resid, embed_attention, layer=layer, **shared)
+            resid = self.blocks[layer](resid, embed_attention, layer=layer, rotate=rotate[layer], **shared)
         if past is not None:
             past.length += resid.shape[1]
         if stop_at_layer is not None:
@@ -198,6 +176,15 @@ class Transformer(LensSurface):
                 )
             return positions + offset.to(resid.device).reshape(-1, 1)
         return positions + offset
+
+    def _rotations(self, new, positions):
+        """Per layer, what turns its queries and its keys; layers with a window may turn otherwise than the rest."""
+        local = [window is not None for window in self.cfg.windows]
+        turned = {}
+        for kind in set(local):
+            keys = self.pos_embed.rotation(positions, kind)
+            turned[kind] = (self.pos_embed.rotation(new, kind), keys) if keys else None
+        return [turned[kind] for kind in local]
 
     def _score_terms(self, resid, new, positions) -> dict[str, torch.Tensor | None]:
         """What positions do to the scores: slopes, from which attention makes the penalty itself, or a table."""

@@ -1,9 +1,12 @@
 """Views on weights: another model that computes the same function, with weights that are easier to read.
 
 Each view returns a new Transformer of the same configuration, with the same hooks and none of the hooks that
-somebody had added; the model given stays as it was.  Where a view would change the function it is refused.
+somebody had added; the model given stays as it was.  A tied unembedding is untied, because the two are then changed
+differently.  Where a view would change the function it is refused.
 Source: Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits", on folding LayerNorm.
 """
+
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -17,8 +20,9 @@ from toy_models.transformer import Transformer
 def fold_layer_norm(model: Transformer) -> Transformer:
     """Move every norm's gain and bias into the weights that read from it: W <- w W, b <- b + b_norm W.
 
-    The norms stay, with gain one and bias zero; `ln_final.b @ W_U` goes into b_U.  A LayerNorm's output then has
-    mean zero over d_model, so a reading weight's mean over d_model acts on nothing: it is taken off as well.
+    The norms stay, with gain one and bias zero; those of what layers write stay as they are, and so do those of
+    queries and keys.  `ln_final.b @ W_U` goes into b_U.  A LayerNorm's output then has mean zero over d_model, so a
+    reading weight's mean over d_model acts on nothing: it is taken off as well.
     W_E W_Q W_K^T W_E^T, for one, is then the circuit that the head computes, up to the scale of each token.
     Logits agree to rounding; the folding itself is done in float64.
 
@@ -53,8 +57,8 @@ def centre_writing_weights(model: Transformer) -> Transformer:
     Logits agree to rounding.
 
     Raises:
-        ModelError: a norm that keeps the mean (RMS), no norm, or norm_position="post", where the first layer
-            reads the embedding as it is.
+        ModelError: a norm that keeps the mean (RMS), no norm, norm_position="post", where the first layer
+            reads the embedding as it is, or norms of what the layers write.
     """
     if reason := _reads_the_mean(model):
         raise ModelError(f"centre_writing_weights does not apply: {reason}")
@@ -73,8 +77,9 @@ def centre_writing_weights(model: Transformer) -> Transformer:
 
 
 def _copy(model: Transformer) -> Transformer:
-    copy = Transformer(model.cfg)
-    copy.load_state_dict(model.state_dict())
+    copy = Transformer(replace(model.cfg, tie_word_embeddings=False))
+    copy.load_state_dict({**model.state_dict(), "unembed.W_U": model.W_U})
+    copy.tokenizer = model.tokenizer
     return copy
 
 
@@ -97,6 +102,8 @@ def _reads_the_mean(model: Transformer) -> str | None:
     cfg = model.cfg
     if cfg.normalization_type != "LN":
         return f"normalization_type={cfg.normalization_type!r} lets the mean over d_model through, only 'LN' does not"
+    if cfg.use_normalization_before_and_after:
+        return "use_normalization_before_and_after=True puts a gain between the writing weights and the stream"
     if cfg.norm_position == "post":
         return "norm_position='post' lets the first layer read the embedding as it is, use norm_position='pre'"
     return None
@@ -109,11 +116,11 @@ def _fold(norm: Norm, reader: nn.Module, weight_name: str, bias_name: str | None
     if norm.centred and bias_name is not None:
         bias = getattr(reader, bias_name)
         bias.copy_(bias.double() + norm.b.double() @ wide)
-    folded = norm.w.double()[:, None] * wide
+    folded = norm.gain.double()[:, None] * wide
     weight.copy_(folded - folded.mean(-2, keepdim=True) if norm.centred else folded)
 
 
 def _neutral(norm: Norm) -> None:
-    norm.w.fill_(1.0)
+    norm.w.fill_(0.0 if norm.uses_weight_offset else 1.0)
     if norm.centred:
         norm.b.zero_()

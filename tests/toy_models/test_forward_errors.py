@@ -116,7 +116,7 @@ def test_generation_refuses_what_it_cannot_do(model, new_tokens, options, expect
 
 def test_tables_and_tokens_that_are_not_there_are_refused_by_name():
     model = Transformer(TransformerConfig(n_layers=1, n_heads=2, d_model=12, d_vocab=9, n_ctx=5, position="rope"))
-    with pytest.raises(InputError, match=r"Rope\(base=10000.0, fraction=1.0\) has no table W_pos"):
+    with pytest.raises(InputError, match=r"Rope\(base=10000.0, fraction=1.0.*\) has no table W_pos"):
         _ = model.W_pos
     assert "'the'" in refusal(model.to_single_token, "the")
 

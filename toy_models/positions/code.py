@@ -25,8 +25,11 @@ class PositionCode(nn.Module):
         """Added in every layer to what queries and keys read, and not to what values read."""
         return None
 
-    def rotation(self, positions: Int[torch.Tensor, "#batch pos"]) -> Rotation | None:
-        """Turns queries and keys; the scores then depend on differences of position."""
+    def rotation(self, positions: Int[torch.Tensor, "#batch pos"], local: bool = False) -> Rotation | None:
+        """Turns queries and keys; the scores then depend on differences of position.
+
+        `local` asks for the rotation of layers that have a window.
+        """
         return None
 
     def bias(

@@ -10,8 +10,17 @@ For one row p of an attention pattern that may look at n keys:
 Source: Velickovic et al. 2024, arXiv:2410.01104.  Lemma 2.1: with scores whose largest and smallest
 differ by `spread`, the peak is at most exp(spread) / n, and the entropy at least ln n - spread.
 theory/sharpness.md derives it.  `spread` needs two numbers per row and no pattern, so that it serves long texts.
+
+Is a retrieval that fails not sharp enough, or does it look at the wrong key?  `retrieval_loss` sets the loss beside
+that of `hard_max`, which puts all weight on the largest of the same scores:
+
+    ranking       loss(hard_max(scores))                what no temperature can repair
+    dispersion    loss(softmax(scores)) - ranking       what spreading the weight costs; negative where it helps
+
+A diagnostic, not a split into two costs: theory/sharpness.md says when the dispersion is negative.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -111,6 +120,72 @@ def entropy_bound(
 ) -> Float[torch.Tensor, "*rows"]:
     """From the same lemma: no entropy is below max(0, ln n - spread), in nats; `spread` as for `peak_bound`."""
     return (n_visible.double().log() - _nats(spread, n_visible)).clamp(min=0.0)
+
+
+@dataclass(frozen=True)
+class RetrievalLoss:
+    """In the unit and the shape of the loss; total = ranking + dispersion, up to rounding.
+
+    `total` and `ranking` have the range of the loss, `dispersion` either sign.
+    """
+
+    total: Float[torch.Tensor, "*losses"]
+    ranking: Float[torch.Tensor, "*losses"]
+    dispersion: Float[torch.Tensor, "*losses"]
+
+
+def retrieval_loss(
+    scores: Float[torch.Tensor, "*rows key"],
+    loss: Callable[[torch.Tensor], torch.Tensor],
+    pattern: Float[torch.Tensor, "*rows key"] | None = None,
+) -> RetrievalLoss:
+    """Set the loss of spread weights beside the loss of the hard-max of the same scores.
+
+    Args:
+        scores: in nats, -inf where the key is hidden.
+        loss: from weights `(*rows, key)` to a loss of any shape, lower is better: `missed_mass` of a target key,
+            the error of `weights @ values`, or that of a model which runs with these weights in place of its own.
+        pattern: the weights to judge; softmax of the scores unless given.  Those of another normaliser of the same
+            scores share the ranking, so that their dispersions compare.
+
+    Raises:
+        ProbeInputError: as `hard_max`.
+    """
+    hard = hard_max(scores)
+    ranking = loss(hard)
+    total = loss(scores.to(hard.dtype).softmax(-1) if pattern is None else pattern.to(hard.dtype))
+    return RetrievalLoss(total=total, ranking=ranking, dispersion=total - ranking)
+
+
+def hard_max(scores: Float[torch.Tensor, "*rows key"]) -> Float[torch.Tensor, "*rows key"]:
+    """All weight on the key with the largest score, in equal parts if several have it: the limit of softmax(b * scores)
+    for large b.  In float32 or better; no gradient.
+
+    Raises:
+        ProbeInputError: a score is nan or inf, or a row sees no key (all its scores are -inf): leave such rows out.
+    """
+    scores = scores.detach().to(torch.promote_types(scores.dtype, torch.float32))
+    largest = scores.amax(-1, keepdim=True)
+    if not largest.isfinite().all():
+        found = largest[~largest.isfinite()][0].item()
+        raise ProbeInputError(f"a row's largest score is {found}, not finite: leave out rows that see no key")
+    chosen = (scores == largest).to(scores.dtype)
+    return chosen / chosen.sum(-1, keepdim=True)
+
+
+def missed_mass(
+    weights: Float[torch.Tensor, "*rows key"], targets: Int[torch.Tensor, "*rows"]
+) -> Float[torch.Tensor, "*rows"]:
+    """1 less the weight on the target key of each row, from 0 to 1; for the hard-max, the error of the argmax.
+
+    Raises:
+        ProbeInputError: a target that is no key.
+    """
+    n = weights.shape[-1]
+    bad = (targets < 0) | (targets >= n)
+    if bad.any():
+        raise ProbeInputError(f"target {targets[bad][0].item()} is no key: there are {n}, from 0 to {n - 1}")
+    return 1 - weights.gather(-1, targets.to(weights.device)[..., None].long())[..., 0]
 
 
 def _nats(spread, like: torch.Tensor) -> Float[torch.Tensor, "*rows"]:

@@ -145,6 +145,8 @@ class Attention(nn.Module):
             )
         terms |= {"scale": self.scale, "score_cap": self.score_cap}
         terms |= {"statistics": asked is not None or listened(self.hook_row_statistics)}
+        if terms["statistics"] and not self.normaliser.sums_to_one:
+            raise InputError(f"{self._name}: row statistics are of weights that sum to 1, not of {self.normaliser}'s")
         if asked is not None:
             terms |= {"targets": asked.targets, "received": asked.received}
         fused = not (looked_at or self.backend == "reference" or not self.normaliser.fused)

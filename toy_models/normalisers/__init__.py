@@ -1,10 +1,27 @@
 """Ways to turn attention scores into weights.  A normaliser is a frozen spec that is called
-`(scores, visible) -> weights`; one with `fused = True` may also run inside a fused backend."""
+`(scores, visible) -> weights`.  It says of itself, as class attributes,
+
+    fused          whether a fused backend may run in its place
+    sums_to_one    whether every row that sees a key has weights of 0 or more that sum to 1: entropy, peak and
+                   their like are defined for those alone
+
+A key is hidden where its score is -inf, and weighs 0; a row without a key is zeros.  The keys are counted
+by `visible`, what the mask allows: a hook that hides one more key leaves the other weights' divisor as it was.
+"""
 
 import pkgutil
 
 # One line per normaliser.
-NAMES = {"softmax": "toy_models.normalisers.softmax:Softmax"}
+NAMES = {
+    "softmax": "toy_models.normalisers.softmax:Softmax",
+    "log_n": "toy_models.normalisers.log_n:LogN",
+    "adaptive": "toy_models.normalisers.adaptive:Adaptive",
+    "off_by_one": "toy_models.normalisers.off_by_one:OffByOne",
+    "sigmoid": "toy_models.normalisers.sigmoid:Sigmoid",
+    "relu": "toy_models.normalisers.relu:Relu",
+    "entmax15": "toy_models.normalisers.entmax15:Entmax15",
+    "linear": "toy_models.normalisers.linear:Linear",
+}
 
 
 def find(name: str):

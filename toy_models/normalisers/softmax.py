@@ -14,6 +14,7 @@ class Softmax:
     """No options.  Rows without a visible key become zeros."""
 
     fused: ClassVar[bool] = True
+    sums_to_one: ClassVar[bool] = True
 
     def __call__(
         self,

@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import PurePath
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 
 def plain(value: Any, key: str = "", annotation: Any = None) -> Any:
@@ -25,7 +25,7 @@ def plain(value: Any, key: str = "", annotation: Any = None) -> Any:
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         hints = get_type_hints(type(value))
-        kind = {} if annotation is type(value) else {"kind": type(value).__name__}
+        kind = {} if _settled(annotation) is type(value) else {"kind": type(value).__name__}
         fields = {name: getattr(value, name) for name in _written(value)}
         return kind | {name: plain(one, f"{key}.{name}".lstrip("."), hints[name]) for name, one in fields.items()}
     if isinstance(value, enum.Enum):
@@ -51,6 +51,12 @@ def added(default: Any) -> Any:
     What was configured before the field was there then keeps its text, and its hash.
     """
     return dataclasses.field(default=default, metadata={"written": "unless default"})
+
+
+def _settled(annotation: Any) -> Any:
+    """The only dataclass that the annotation admits: alone, or in a union with what is none; None: there is no such."""
+    found = [one for one in (get_args(annotation) or (annotation,)) if dataclasses.is_dataclass(one)]
+    return found[0] if len(found) == 1 else None
 
 
 def _written(value: Any) -> list[str]:

@@ -6,6 +6,9 @@ large its largest weight is, and how far its scores spread; beside them what Lem
 model before training, and a head with all scores equal, whose answers are known.  No (query, key) matrix is made:
 `model.attention_statistics` gives one row of numbers per query, and a second pass with -q gives the smallest score.
 
+`--set model=DIRECTORY` measures a checkpoint of Hugging Face instead, beside an untrained twin: on held-out text by its
+own tokenizer, or on random ids if it has none.
+
 One pass over the longest text serves every length: in a causal model the queries up to position n see what a text of n
 tokens would show them.  Training runs on the CPU, so that every device measures the same model.
 
@@ -20,14 +23,19 @@ import numpy as np
 import pandas as pd
 import torch
 
+from analyses.attention.subjects.checkpoint import Checkpoint
+from analyses.attention.subjects.scores import WITHOUT_A_TABLE, hindrance
+from analyses.attention.subjects.trained import Trained
 from analyses.core.claims import Bound, Claim
-from analyses.core.results import Result, results_root
+from analyses.core.results import Result
 from analyses.core.sweep import run_jobs
 from probes.sharpness import peak_bound, spread
 from toy_models.attention import attend
+from toy_models.canonical import added
 from toy_models.config import TransformerConfig
 from toy_models.errors import ConfigError
-from toy_models.seeding import generator
+from toy_models.hf.sums import directory_sum
+from toy_models.progress import progress
 from toy_models.tasks.text import BOS, Text
 from toy_models.train import TrainConfig
 
@@ -39,9 +47,10 @@ CONDITIONS = (TRAINED, UNTRAINED, UNIFORM)
 class Config:
     """Args: lengths: of context, in tokens;  texts: held-out windows of the longest length;  last_rows: queries at the
     end of each length that the means are over;  exact_length: tokens on which the identities are held to float64.
-    The model is trained at `task.n_ctx`, and built anew with room for the longest text."""
+    The model is trained at `task.n_ctx`, and built anew with room for the longest text;  or it is a checkpoint in a
+    Hugging Face directory, whose `files` then names the content, and is filled in."""
 
-    model: TransformerConfig = field(
+    model: TransformerConfig | str = field(
         default_factory=lambda: TransformerConfig(
             **{"n_layers": 2, "n_heads": 4, "d_model": 64, "d_vocab": Text.d_vocab, "n_ctx": 256},
             **{"position": "rope", "bos_id": BOS},
@@ -55,13 +64,17 @@ class Config:
     exact_length: int = 512
     seeds: tuple[int, ...] = (10, 11, 12)  # settings and the findings' bounds were chosen on seed 0
     device: str = "cpu"
+    files: str | None = added(None)
 
     def __post_init__(self):
-        odd = {name: getattr(self.model, name) for name in ("window", "smeared_keys") if getattr(self.model, name)}
-        if self.model.position.where not in (None, "rotation") or not self.model.causal or odd:
+        there = directory_sum(self.model) if isinstance(self.model, str) else None
+        if self.files not in (None, there):
+            raise ConfigError(f"files={self.files} is not the sum of {self.model}, {there}: leave it to be filled in")
+        object.__setattr__(self, "files", there)
+        if isinstance(self.model, TransformerConfig) and (odd := hindrance(self.model, WITHOUT_A_TABLE)):
             raise ConfigError(
-                f"model.position={self.model.position}, causal={self.model.causal}, {odd or 'no window'}: this study "
-                f"needs scores of scale * q . k over all earlier keys: rope or none, causal, no window or smeared keys"
+                f"the model has {odd}: this study needs scores of scale * q . k over all earlier keys: "
+                f"rope or none, causal, softmax, no window, cap or smeared keys"
             )
         rising = list(self.lengths) == sorted(set(self.lengths))
         if len(self.lengths) < 2 or not rising or not 1 <= self.last_rows <= self.lengths[0]:
@@ -78,7 +91,7 @@ QUICK = {"train.steps": 120, "lengths": (256, 1024, 2048), "texts": 1, "exact_le
 
 COLUMNS = {
     "condition": "which attention: trained; untrained, the same model at birth; uniform, all scores equal",
-    "seed": "of the weights, of training and of the held-out windows",
+    "seed": "of untrained weights, of training and of the texts",
     "layer": "from 0",
     "head": "from 0",
     "length": "tokens of context; means are over its last queries, of every text",
@@ -99,57 +112,31 @@ MEANS = ("entropy", "peak", "sink_mass", "self_mass", "previous_mass")  # as Row
 
 
 def run(config: Config) -> Result:
-    """Train every seed or find its checkpoint, and measure each condition."""
+    """Train every seed or find its checkpoint, or open the one that is named, and measure each condition."""
     config = replace(config, task=config.task.pinned())
-    done = run_jobs(_measure_seed, [(config, seed) for seed in config.seeds], label="seeds")
+    if isinstance(config.model, str):  # one copy of its weights serves every seed
+        subjects = Checkpoint(config)
+        done = [_measure_seed((subjects, seed)) for seed in progress(config.seeds, "seeds")]
+    else:
+        subjects = Trained(config)
+        done = run_jobs(_measure_seed, [(subjects, seed) for seed in config.seeds], label="seeds")
     table = pd.DataFrame([row for rows, _, _ in done for row in rows], columns=list(COLUMNS))
     arrays = {f"{name} (seed, layer, head)": np.stack([errors[name] for _, errors, _ in done]) for name in done[0][1]}
     backends = sorted({backend for _, _, ran in done for backend in ran})
-    text = {"digest": config.task.text_digest, "held_out_bytes": len(config.task.held_out().text)}
-    return Result(table, arrays, {"device": config.device, "dtype": "float32", "backend": backends, "text": text})
-
-
-# The models -----------------------------------------------------------------------------------------
-
-
-def trained(config: Config, seed: int):
-    """The trained run of one seed, from disk if it is there: `.model`, and `.at(0)`, the model at birth.
-
-    Raises: ModelError, if the text cannot be read or a checkpoint is damaged."""
-    from toy_models.checkpoints import RunConfig, train_or_load
-
-    model = replace(config.model, n_ctx=config.task.n_ctx, device="cpu")
-    run_config = RunConfig(model=model, task=config.task.pinned(), train=config.train, seed=seed)
-    return train_or_load(run_config, results_root() / "checkpoints", show_progress=False)
-
-
-def _model(config: Config, condition: str, seed: int):
-    """The model of one condition, with room for the longest text."""
-    from toy_models import Transformer
-
-    room = replace(config.model, n_ctx=config.lengths[-1], device="cpu")
-    if condition == UNIFORM:  # no query asks for anything: every score is 0
-        model = Transformer(replace(room, n_layers=1, n_heads=1, n_key_value_heads=1), seed=seed)
-        with torch.no_grad():
-            model.blocks[0].attn.W_Q.zero_()
-    else:
-        found = trained(config, seed)
-        model = Transformer(room, seed=seed)
-        model.load_state_dict((found.model if condition == TRAINED else found.at(0)).state_dict())
-    return model.to(config.device)
+    return Result(table, arrays, {"device": config.device, "dtype": "float32", "backend": backends, **subjects.told()})
 
 
 # The measurements -----------------------------------------------------------------------------------
 
 
-def _measure_seed(job: tuple[Config, int]):
+def _measure_seed(job: tuple[Trained | Checkpoint, int]):
     """Rows of one seed, the identities' errors on the trained model (layer, head), and the backends that ran."""
-    config, seed = job
-    longest = replace(config.task, n_ctx=config.lengths[-1]).held_out()
-    texts = longest.sample(config.texts, generator(seed, "texts")).to(config.device).tokens
+    subjects, seed = job
+    config = subjects.config
+    texts = subjects.texts(seed).to(config.device)
     rows, ran = [], set()
     for condition in CONDITIONS:
-        model = _model(config, condition, seed)
+        model = getattr(subjects, condition)(seed)
         rows += [{"condition": condition, "seed": seed, **row} for row in _rows(config, model, texts)]
         ran.update(model.backends)
         if condition == TRAINED:

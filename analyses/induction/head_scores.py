@@ -10,12 +10,10 @@ Source: Olsson et al. 2022, arXiv:2209.11895, "head activation evaluators": 25 r
 start token in front.  The scores' own sources stand in probes/theory.
 """
 
-import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -24,6 +22,7 @@ from analyses.core.claims import Bound, Claim
 from analyses.core.results import Result, results_root
 from toy_models import byte_models
 from toy_models.errors import ConfigError, ModelError
+from toy_models.hf.sums import directory_sum
 from toy_models.tasks.repeated_blocks import RepeatedBlocks
 
 BYTE_MODEL, CONSTRUCTED = "byte model", "constructed"
@@ -33,7 +32,6 @@ ON_TEXT = (
     *("prefix_matching", "previous_token", "duplicate_token"),
     *("first_token", "diagonal", "entropy", "relative_entropy"),
 )
-READ_BY_LOADERS = (".json", ".safetensors", ".bin", ".model", ".txt", ".jinja")
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ class Config:
                 f"period={self.period}, copies={self.copies}, texts={self.texts}: a text needs a block of 2 tokens or "
                 f"more, 2 copies or more, and there must be a text"
             )
-        there = _directory_sum(self.model)
+        there = None if self.model in (BYTE_MODEL, CONSTRUCTED) else directory_sum(self.model)
         if self.files not in (None, there):
             raise ConfigError(f"files={self.files} is not the sum of {self.model}, {there}: leave it to be filled in")
         object.__setattr__(self, "files", there)
@@ -114,25 +112,6 @@ def run(config: Config) -> Result:
 
 
 # The model and its texts --------------------------------------------------------------------------
-
-
-def _directory_sum(model: str) -> str | None:
-    """Names the files that a loader reads; None for what is no local directory."""
-    folder = Path(model).expanduser()
-    if model in (BYTE_MODEL, CONSTRUCTED) or not folder.is_dir():
-        return None
-    total = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.is_file() and path.suffix in READ_BY_LOADERS:
-            total.update(f"{path.name} {_file_sum(path, path.stat().st_size, path.stat().st_mtime_ns)}\n".encode())
-    return total.hexdigest()[:12]
-
-
-@cache
-def _file_sum(path: Path, size: int, mtime_ns: int) -> str:
-    """A config is built many times over; a file that has not changed is read once."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _model(config: Config):

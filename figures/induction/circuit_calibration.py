@@ -56,7 +56,7 @@ def _scales(values: Axes, errors: Axes) -> None:
     errors.set_xticks(list(TICKS), list(TICKS.values()))
     errors.minorticks_off()
     errors.set_xlim(EXACT / 5, 1)
-    errors.set_xlabel("largest difference from the known value (same unit)")
+    errors.set_xlabel("largest error (unit of the line)")
 
 
 def _name(ax: Axes, lines: list[tuple[str, str]], units: Mapping[tuple[str, str], str]) -> None:

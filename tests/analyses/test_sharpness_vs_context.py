@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from analyses.attention import sharpness_vs_context as subject
+from analyses.attention.subjects.trained import Trained, trained_run
 from analyses.core import study
 from analyses.core.claims import judge
 from analyses.core.results import Result
@@ -43,7 +44,7 @@ def small(folder: Path, **changes) -> subject.Config:
 def test_a_length_has_the_numbers_of_a_text_that_ends_there(folder, position):
     """Against the pattern and the scores of the text cut short, in float64, by definition."""
     config = small(folder, **{"model.position": position})
-    model = subject._model(config, subject.UNTRAINED, 0).double()
+    model = Trained(config).untrained(0).double()
     texts = torch.randint(257, (2, 40), generator=torch.Generator().manual_seed(0))
     by_text = [subject._statistics(model, text[None]) for text in texts]
     for length, layer in product(config.lengths, range(2)):
@@ -88,20 +89,20 @@ def test_uniform_attention_has_its_closed_forms():
 
 def test_the_conditions_are_what_their_names_say(folder):
     config = small(folder)
-    born, learned = (subject._model(config, name, 0) for name in (subject.UNTRAINED, subject.TRAINED))
+    subjects = Trained(config)
+    born, learned = subjects.untrained(0), subjects.trained(0)
     assert born.cfg.n_ctx == learned.cfg.n_ctx == 40
-    for name, weight in subject.trained(config, 0).model.state_dict().items():
+    for name, weight in trained_run(config, 0).model.state_dict().items():
         assert torch.equal(learned.state_dict()[name], weight)
     assert not torch.equal(born.blocks[0].attn.W_Q, learned.blocks[0].attn.W_Q)
     again = type(born)(born.cfg, seed=0)
     assert torch.equal(born.blocks[0].attn.W_Q, again.blocks[0].attn.W_Q)
-    uniform = subject._model(config, subject.UNIFORM, 0)
-    assert subject._statistics(uniform, torch.arange(40)[None])[0]["spread"].max() < 1e-6
+    assert subject._statistics(subjects.uniform(0), torch.arange(40)[None])[0]["spread"].max() < 1e-6
 
 
 def test_the_identities_hold_on_a_trained_models_own_queries_and_keys(folder):
     config = small(folder)
-    model = subject._model(config, subject.TRAINED, 0)
+    model = Trained(config).trained(0)
     for error in subject._identities(model, torch.arange(20)[None]).values():
         assert error.shape == (2, 2)
         assert 0 < error.max() < 1e-12  # 0 would mean that one side was made from the other
@@ -125,9 +126,12 @@ def test_a_run_gives_a_row_per_head_and_length_and_the_same_again(folder, monkey
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model.position": "alibi"}, "model.position=Alibi.*rope or none"),
-        ({"model.window": 8}, "'window': 8"),
-        ({"model.smeared_keys": True}, "'smeared_keys': True"),
+        ({"model.position": "alibi"}, "position=Alibi.*rope or none"),
+        ({"model.window": 8}, "window=8"),
+        ({"model.smeared_keys": True}, "smeared_keys=True"),
+        ({"model.attn_scores_soft_cap": 5.0}, "attn_scores_soft_cap=5.0"),
+        ({"model.normaliser": "log_n"}, "normaliser=LogN.*softmax"),
+        ({"model.position": "none", "model.use_qk_norm": True}, "use_qk_norm=True"),
         ({"model.causal": False}, "causal=False"),
         ({"lengths": (24, 16)}, r"lengths=\(24, 16\)"),
         ({"lengths": (16,)}, r"lengths=\(16,\)"),

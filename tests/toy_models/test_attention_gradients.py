@@ -26,6 +26,7 @@ CASES = {
 def small_tiles():
     with (
         mock.patch.object(blocks, "ROWS", 3),
+        mock.patch.object(blocks, "STEP", 2),
         mock.patch.object(sums, "KEYS", 2),
         mock.patch.object(tiled_backward, "KEYS", 2),
     ):

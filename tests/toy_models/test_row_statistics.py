@@ -29,7 +29,11 @@ UNITS = {torch.float64: 2.0**-53, torch.float32: 2.0**-24}
 @contextmanager
 def small_tiles(rows: int, keys: int):
     """Blocks and tiles that a test's few keys fill several times over."""
-    with mock.patch.object(blocks, "ROWS", rows), mock.patch.object(sums, "KEYS", keys):
+    with (
+        mock.patch.object(blocks, "ROWS", rows),
+        mock.patch.object(blocks, "STEP", (rows + 1) // 2),
+        mock.patch.object(sums, "KEYS", keys),
+    ):
         yield
 
 
@@ -231,3 +235,15 @@ def test_workers_serve_inference_mode(two_threads):
 def in_a_new_thread(ask):
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(ask).result()
+
+
+@pytest.mark.parametrize("common", [-50.0, 50.0])
+def test_a_row_that_sees_nothing_of_the_first_tiles_starts_at_its_own_scores(common):
+    q, k, v = draw(3, 1, 24, 24, 1, 1, 8, torch.float64)
+    bias = torch.full((1, 24, 24), common, dtype=torch.float64)
+    with small_tiles(8, 4):
+        plain = attend(q, k, v, window=3, statistics=True, backend="tiled").statistics
+        moved = attend(q, k, v, window=3, bias=bias, statistics=True, backend="tiled").statistics
+    for name in ("entropy", "peak", "sum_squares", "self_mass", "mean_distance"):
+        torch.testing.assert_close(getattr(moved, name), getattr(plain, name), rtol=0, atol=1e-12)
+    torch.testing.assert_close(moved.logsumexp, plain.logsumexp + common, rtol=0, atol=1e-12)

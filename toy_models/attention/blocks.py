@@ -15,9 +15,10 @@ from jaxtyping import Float
 from toy_models.attention.options import Options
 from toy_models.attention.statistics import wide
 
-# About the fastest of 64 to 512 queries, and of 512 keys to all: larger leaves the cache, smaller is overhead.
-ROWS = 256
-KEYS = 2048
+# About the fastest of 128 to 512 queries, and of 512 keys to all: larger leaves the cache, smaller is overhead.
+ROWS = 512
+KEYS = 512
+STEP = 256  # rows at a time where they may not look at the same keys: fewer keys are scored for nothing
 HIDDEN = -1e30
 LN2 = math.log(2)
 
@@ -61,9 +62,9 @@ class Head:
     """What the scores of one head on one text are made of; numbers in units of log 2, tensors in the wide type.
 
     Shapes: `q` (query, d_head), scaled; `k` (key, d_head) less `centre` (d_head); `v` (key, d_head); `shift` (query);
-    `within` (query), how far behind the first query of its block; `hidden` (key), 0, or HIDDEN for padding;
-    `bias` (query, key), in nats, as it came; `above` (ROWS, ROWS), HIDDEN where the column is not before the row, else
-    0.  `real` is the range of the real keys.
+    `within` (query), how far behind the first query of its block; `away`, every distance that a key can have, from the
+    largest on; `hidden` (key), 0, or HIDDEN for padding; `bias` (query, key), in nats, as it came; `above`
+    (ROWS, ROWS), HIDDEN where the column is not before the row, else 0.  `real` is the range of the real keys.
     """
 
     options: Options
@@ -73,6 +74,7 @@ class Head:
     centre: torch.Tensor | None
     shift: torch.Tensor
     within: torch.Tensor
+    away: torch.Tensor
     hidden: torch.Tensor | None
     real: tuple[int, int]
     bias: torch.Tensor | None
@@ -96,9 +98,10 @@ class Head:
             None if given is None else float(given[head]) / LN2 for given in (options.alibi_slopes, options.sink_logit)
         )
         within = torch.arange(len(queries), dtype=queries.dtype, device=q.device) % ROWS
+        away = torch.arange(len(keys), -len(keys) - len(queries), -1, dtype=queries.dtype, device=q.device)
         return cls(
             **{"options": options, "q": queries, "k": keys.contiguous(), "v": values.contiguous()},
-            **{"centre": centre, "shift": shift, "within": within, "slope": slope, "sink": sink},
+            **{"centre": centre, "shift": shift, "within": within, "away": away, "slope": slope, "sink": sink},
             hidden=None if real is None else torch.zeros_like(keys[:, 0]).masked_fill_(~real, HIDDEN),
             real=_span(real, len(keys)),
             bias=None if options.bias is None else options.bias[head],
@@ -122,16 +125,22 @@ class Head:
 
     def blocks(self) -> Iterator[Block]:
         """Queries with the keys that any of a block may look at; without a block that may look at none."""
-        window, n_query = self.options.window, len(self.q)
-        for top in range(0, n_query, ROWS):
-            bottom = min(top + ROWS, n_query)
-            left, right = self.real
-            if window is not None:
-                left = max(left, top + self.offset - window + 1)
-            if self.reach is not None:
-                right = min(right, bottom + self.offset + self.reach)
-            if left < right:
-                yield Block(top, bottom, left, right)
+        return self._seen(0, len(self.q), *self.real, ROWS)
+
+    def pieces(self, tile: Block) -> list[Block]:
+        """The tile, or if some of its rows may look at fewer keys, what its rows may look at, STEP rows at a time."""
+        cut = list(self._seen(tile.top, tile.bottom, tile.left, tile.right, STEP))
+        return cut if sum(piece.size for piece in cut) < tile.size else [tile]
+
+    def _seen(self, first: int, last: int, left: int, right: int, step: int) -> Iterator[Block]:
+        """Queries `first` to `last`, `step` at a time, with those of the keys that any of them may look at."""
+        window, offset = self.options.window, self.offset
+        for top in range(first, last, step):
+            bottom = min(top + step, last)
+            start = left if window is None else max(left, top + offset - window + 1)
+            end = right if self.reach is None else min(right, bottom + offset + self.reach)
+            if start < end:
+                yield Block(top, bottom, start, end)
 
     def score(
         self, tile: Block, x: Float[torch.Tensor, "row key"], capped: Float[torch.Tensor, "row key"] | None = None
@@ -155,11 +164,12 @@ class Head:
         """position - key, in keys."""
         start = self.offset + tile.top
         positions = torch.arange(start, start + tile.bottom - tile.top, dtype=self.k.dtype, device=self.k.device)
-        return positions[:, None] - self.places(tile)
+        return positions[:, None] - torch.arange(tile.left, tile.right, dtype=self.k.dtype, device=self.k.device)
 
-    def places(self, tile: Block) -> Float[torch.Tensor, " key"]:
-        """Where the keys sit."""
-        return torch.arange(tile.left, tile.right, dtype=self.k.dtype, device=self.k.device)
+    def behind(self, tile: Block) -> Float[torch.Tensor, " key"]:
+        """How far the keys are behind the first query of the tile's block."""
+        start = len(self.k) - (self.offset + tile.top - tile.top % ROWS - tile.left)
+        return self.away[start : start + tile.right - tile.left]
 
     def _hide(self, tile: Block, x: torch.Tensor) -> None:
         """Hide keys from the rows that may not look at them, in the columns where rows differ."""

@@ -57,7 +57,7 @@ def backward(q, k, v, options: Options, saved, grad_z, grad_entropy, wanted: dic
 
 def _add_head(head: Head, base, g, c, pull, into: dict[str, torch.Tensor]) -> None:
     """Add what one head contributes, with `pull` for h."""
-    tiles = [tile for block in head.blocks() for tile in block.tiles(KEYS)]
+    tiles = [piece for block in head.blocks() for tile in block.tiles(KEYS) for piece in head.pieces(tile)]
     buffers = head.q.new_empty(3, max((tile.size for tile in tiles), default=0))
     for tile in tiles:
         _add_tile(head, tile, buffers, base, g, c, pull, into)

@@ -1,8 +1,8 @@
 """Attention and its row statistics in blocks of queries: exact, and never the whole pattern.
 
-One head after another, 256 queries at once, over tiles of keys: sums are kept relative to the highest score so far
-(`sums`).  Memory is O(n).  On a CPU the heads are shared among threads (`workers`).  Gradients of z and entropy come
-from the scores, computed once more tile by tile (`tiled_backward`).
+One head after another, a block of queries at once, over tiles of keys: sums are kept relative to a level near the
+highest score so far (`sums`).  Memory is O(n).  On a CPU the heads are shared among threads (`workers`).  Gradients of
+z and entropy come from the scores, computed once more tile by tile (`tiled_backward`).
 """
 
 from dataclasses import replace

@@ -1,0 +1,1 @@
+"""Rotary positions in closed form, by the rotation that the models use."""

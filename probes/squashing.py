@@ -36,6 +36,9 @@ PATTERNS_PER_ROW = 4
 BATCHED_BYTES = 2**23
 # To hold patterns fixed they are written out while all layers fit in here; beyond that, queries and keys are held.
 WRITTEN_BYTES = 2**28
+# Options of a model whose blocks the bound is not for: what each adds to the stream is no such function of it.
+OTHER_BLOCKS = {"norm_position": "post"}
+OTHER_BLOCKS |= dict.fromkeys(("parallel_attn_mlp", "use_normalization_before_and_after", "gated_attention"), True)
 # Largest slope of each activation; those of the gelus and of silu are rounded up.
 LIPSCHITZ = {"relu": 1.0, "gelu": 1.12891, "gelu_new": 1.12900, "silu": 1.09984}
 
@@ -206,10 +209,11 @@ def constants(model: HookedModel, tokens: Int[Tensor, "batch pos"]) -> Constants
     the norm's gain.  `growth` is ||W_in|| ||W_out|| times the activation's largest slope, over the scale at the query.
 
     Raises:
-        ProbeInputError: a model for which this is no bound or none is known (norms after the addition, MLPs beside
-            attention, gated MLPs, other activations), hooks or weights that it lacks, tokens out of range.
+        ProbeInputError: a model for which this is no bound or none is known (norms after the addition or behind a
+            branch, MLPs beside attention, gated MLPs or attention, other activations), hooks or weights that it lacks,
+            tokens out of range.
     """
-    for name, bad in (("norm_position", "post"), ("parallel_attn_mlp", True)):
+    for name, bad in OTHER_BLOCKS.items():
         if getattr(model.cfg, name, None) == bad:
             raise ProbeInputError(f"{name}={bad!r}: the bound is for blocks that norm, attend, add, norm, MLP, add")
     layers = range(model.cfg.n_layers)

@@ -250,6 +250,9 @@ def test_no_token_and_no_layer_are_refused():
     ("options", "message"),
     [
         ({"norm_position": "post"}, "norm_position='post': the bound is for blocks"),
+        ({"parallel_attn_mlp": True}, "parallel_attn_mlp=True: the bound is for blocks"),
+        ({"use_normalization_before_and_after": True}, "use_normalization_before_and_after=True: the bound is for"),
+        ({"gated_attention": True}, "gated_attention=True: the bound is for blocks"),
         ({"gated_mlp": True}, "layer 0 has a gated MLP"),
     ],
 )

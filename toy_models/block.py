@@ -10,8 +10,9 @@ from transformer_lens.FactoredMatrix import FactoredMatrix
 from transformer_lens.hook_points import HookPoint
 
 from toy_models.attention import FUSED, Options, RowStatistics, attend, reference
-from toy_models.attention.masks import visible_keys
+from toy_models.attention.masks import count_visible, visible_keys
 from toy_models.attention.options import check
+from toy_models.attention.statistics import wide
 from toy_models.config import TransformerConfig
 from toy_models.errors import InputError
 from toy_models.generation import KeyValueCache
@@ -48,19 +49,18 @@ class Attention(nn.Module):
         self.causal, self.window, self.scale = config.causal, config.windows[layer], 1 / config.attn_scale
         self.score_cap = config.attn_scores_soft_cap
         self.normaliser, self.backend = config.normaliser, config.attention
+        self.fuses = config.normaliser.unfused(config) is None
         self.ran: str | None = None  # the backend of the last forward pass
-        d_model, d_head = config.d_model, config.d_head
+        d_model, d_head, n_kv = config.d_model, config.d_head, self.n_kv_heads
         self.W_Q, self.b_Q = parameter(config, self.n_heads, d_model, d_head), parameter(config, self.n_heads, d_head)
-        self.W_K, self.b_K = (
-            parameter(config, self.n_kv_heads, d_model, d_head),
-            parameter(config, self.n_kv_heads, d_head),
-        )
-        self.W_V, self.b_V = (
-            parameter(config, self.n_kv_heads, d_model, d_head),
-            parameter(config, self.n_kv_heads, d_head),
-        )
+        self.W_K, self.b_K = parameter(config, n_kv, d_model, d_head), parameter(config, n_kv, d_head)
+        self.W_V, self.b_V = parameter(config, n_kv, d_model, d_head), parameter(config, n_kv, d_head)
         self.W_O, self.b_O = parameter(config, self.n_heads, d_head, d_model), parameter(config, d_model)
         self.smear = parameter(config, self.n_kv_heads) if config.smeared_keys else None
+        # What the normaliser learns, by name: one number a head.
+        self.per_head = nn.ParameterDict({name: parameter(config, self.n_heads) for name in self.normaliser.per_head})
+        self.W_gate = parameter(config, self.n_heads, d_model, d_head) if config.gated_attention else None
+        self.b_gate = parameter(config, self.n_heads, d_head) if config.gated_attention else None
         self.q_norm = HeadNorm(config) if config.use_qk_norm else None
         self.k_norm = HeadNorm(config) if config.use_qk_norm else None
 
@@ -72,7 +72,9 @@ class Attention(nn.Module):
         self.hook_pattern = HookPoint()  # batch head query key
         # batch head query statistic, in the order of STATISTICS, computed when somebody listens; an edit has no effect
         self.hook_row_statistics = HookPoint()
-        self.hook_z = HookPoint()  # batch pos head d_head
+        if config.gated_attention:
+            self.hook_gate = HookPoint()  # batch pos head d_head, 0 to 1
+        self.hook_z = HookPoint()  # batch pos head d_head, behind the gate
         self.hook_result = HookPoint()  # batch pos head d_model, computed when somebody listens
 
     @property
@@ -118,6 +120,8 @@ class Attention(nn.Module):
             self.hook_row_statistics(statistics.stacked())
         if asked is not None:
             asked.found.append(statistics)
+        if self.W_gate is not None:
+            z = z * self.hook_gate(project(query_input, self.W_gate, self.b_gate).sigmoid())
         z = self.hook_z(z)
         if listened(self.hook_result):
             result = self.hook_result(torch.einsum("bphe,hed->bphd", z, self.W_O))
@@ -145,16 +149,17 @@ class Attention(nn.Module):
             )
         terms |= {"scale": self.scale, "score_cap": self.score_cap}
         terms |= {"statistics": asked is not None or listened(self.hook_row_statistics)}
-        if terms["statistics"] and not self.normaliser.sums_to_one:
+        if terms["statistics"] and not (self.normaliser.sums_to_one or self.normaliser.virtual_key):
             raise InputError(f"{self._name}: row statistics are of weights that sum to 1, not of {self.normaliser}'s")
         if asked is not None:
             terms |= {"targets": asked.targets, "received": asked.received}
-        fused = not (looked_at or self.backend == "reference" or not self.normaliser.fused)
         options = Options(**terms)
         try:
             check(q, k, options)
-            if fused:
-                z, statistics, self.ran = attend(q, k, v, backend=self.backend, **masks, **terms)
+            if self.fuses and not looked_at and self.backend != "reference":
+                q, sink_logit = self._softmax_of(q, k.shape[1], masks)
+                fused = attend(q, k, v, backend=self.backend, sink_logit=sink_logit, **masks, **terms)
+                z, statistics, self.ran = fused
                 return z, statistics
         except ValueError as error:  # it knows nothing of models: say where, and how to switch
             switch = "" if self.backend == "auto" else ", by model.set_attention(...)"
@@ -162,11 +167,20 @@ class Attention(nn.Module):
         self.ran, statistics = "reference", None
         visible = visible_keys(q.shape[1], k.shape[1], device=q.device, **masks)
         scores = self.hook_attn_scores(reference.scores(q, k, visible, options))
-        pattern = self.hook_pattern(self.normaliser(scores, visible))
+        pattern = self.hook_pattern(self.normaliser(scores, visible, **self.per_head))
         if options.statistics:
+            judged, sink_logit = self.normaliser.judged(scores, visible, **self.per_head)
             wanted = {"targets": options.targets, "received": options.received}
-            statistics = reference.row_statistics(scores, pattern, **wanted)
+            statistics = reference.row_statistics(judged, pattern, sink_logit, **wanted)
         return reference.mix(pattern, v), statistics
+
+    def _softmax_of(self, q, n_key: int, masks):
+        """Queries, and the virtual key's score, with which a fused softmax does what the normaliser does."""
+        if self.normaliser.counts_keys:
+            n_keys = count_visible(q.shape[1], n_key, device=q.device, **masks).clamp(min=1).to(wide(q.dtype))
+            factor = self.normaliser.factor(n_keys[:, None, :, None], **self.per_head)
+            q = (q * factor.transpose(1, 2)).to(q.dtype)
+        return q, self.normaliser.sink_logit(q.transpose(1, 2), **self.per_head)
 
     @property
     def _name(self) -> str:

@@ -10,6 +10,7 @@ from toy_models import normalisers, positions
 from toy_models.attention import FUSED, check_backend
 from toy_models.canonical import added
 from toy_models.errors import ConfigError
+from toy_models.normalisers.spec import Normaliser
 
 ACTIVATIONS = ("relu", "gelu", "gelu_new", "silu")
 DTYPES = {str(d).removeprefix("torch."): d for d in (torch.float64, torch.float32, torch.bfloat16, torch.float16)}
@@ -35,6 +36,8 @@ class TransformerConfig:
         attn_scale: scores are *divided* by it, as in TransformerLens; `sqrt(d_head)` unless given.
         smeared_keys: keys mix with their predecessor's, k_j <- s k_j + (1 - s) k_{j-1} with a learned
             s = sigmoid(smear) per key-value head (Olsson et al. 2022, arXiv:2209.11895, section on smeared keys).
+        gated_attention: what a head has gathered is multiplied, number by number, with sigmoid(x W_gate + b_gate) of
+            what its query reads, before W_O (Qiu et al. 2025, arXiv:2505.06708).
         parallel_attn_mlp: the MLP reads the same stream as attention, not what attention has added to it (GPT-NeoX).
         use_qk_norm: RMSNorm over d_head on every query and key, before they are rotated (Qwen3, Gemma 3).
         use_normalization_before_and_after: what attention and MLP write is normalised as well (Gemma 2).
@@ -73,6 +76,7 @@ class TransformerConfig:
     causal: bool = True
     attn_scale: float | None = None
     smeared_keys: bool = False
+    gated_attention: bool = added(False)
     parallel_attn_mlp: bool = added(False)
     use_qk_norm: bool = added(False)
     use_normalization_before_and_after: bool = added(False)
@@ -138,7 +142,7 @@ class TransformerConfig:
                 raise ConfigError(f"{name}={getattr(self, name)!r} must be one of {', '.join(map(str, allowed))}")
         if not isinstance(self.position, positions.PositionSpec):
             raise ConfigError(f"position={self.position!r} must be a name or a spec from toy_models.positions")
-        if not callable(self.normaliser):
+        if not isinstance(self.normaliser, Normaliser):
             raise ConfigError(f"normaliser={self.normaliser!r} must be a name or a spec from toy_models.normalisers")
         if isinstance(self.window, list):  # as JSON has it
             object.__setattr__(self, "window", tuple(self.window))
@@ -198,8 +202,11 @@ class TransformerConfig:
             return "norm_position='post' needs normalization_type 'LN' or 'RMS', not None"
         if self.smeared_keys and not self.causal:
             return "smeared_keys=True needs causal=True: a key mixes with its predecessor's"
-        if self.attention in FUSED and not self.normaliser.fused:
-            return f"attention={self.attention!r} cannot run normaliser={self.normaliser}: use attention='auto'"
+        if self.attention in FUSED and (reason := self.normaliser.unfused(self)):
+            return (
+                f"attention={self.attention!r} cannot run normaliser={self.normaliser}, which {reason}: "
+                f"use attention='auto'"
+            )
         return None
 
     @property

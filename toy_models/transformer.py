@@ -64,8 +64,10 @@ class Transformer(LensSurface):
         """Draw every weight again, from `seed` and the parameter's own name."""
         std = 0.8 / self.cfg.d_model**0.5
         for name, param in self.named_parameters():
-            kind = name.rsplit(".", 1)[-1]
-            if kind.startswith("W_"):
+            *_, owner, kind = name.split(".")
+            if owner == "per_head":
+                param.fill_(self.cfg.normaliser.per_head[kind])
+            elif kind.startswith("W_"):
                 param.copy_(torch.randn(param.shape, generator=generator(seed, "init", name)) * std)
             else:  # gains are one, be they w or 1 + w; biases and smear (an even mix) are zero
                 param.fill_(1.0 if kind == "w" and not self.cfg.rmsnorm_uses_offset else 0.0)

@@ -35,8 +35,8 @@ def fold_layer_norm(model: Transformer) -> Transformer:
         raise ModelError(f"fold_layer_norm does not apply: {reason}")
     view = _copy(model)
     for block in view.blocks:
-        for letter in "QKV":
-            _fold(block.ln1, block.attn, f"W_{letter}", f"b_{letter}")
+        for reader in ("Q", "K", "V", *(["gate"] * model.cfg.gated_attention)):
+            _fold(block.ln1, block.attn, f"W_{reader}", f"b_{reader}")
         _neutral(block.ln1)
         if block.mlp is not None:
             if block.mlp.W_gate is not None:

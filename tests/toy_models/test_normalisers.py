@@ -16,11 +16,17 @@ from toy_models.normalisers.log_n import LogN
 from toy_models.normalisers.off_by_one import OffByOne
 from toy_models.normalisers.relu import Relu
 from toy_models.normalisers.sigmoid import Sigmoid
+from toy_models.normalisers.sink_logit import SinkLogit
 from toy_models.normalisers.softmax import Softmax
 from toy_models.seeding import generator
 
 NAMES = list(normalisers.NAMES)
-SPECS = [normalisers.find(name)() for name in NAMES] + [LogN(s=0.4), Sigmoid(bias=-1.5)]
+SPECS = [normalisers.find(name)() for name in NAMES] + [
+    LogN(s=0.4),
+    Sigmoid(bias=-1.5),
+    SinkLogit(start=1.3),
+    Relu(uncounted=1),
+]
 SUM_TO_ONE = [spec for spec in SPECS if spec.sums_to_one]
 by_repr = pytest.mark.parametrize("spec", SPECS, ids=repr)
 ROW = arrays("float64", st.integers(1, 30), elements=st.floats(-30, 30))
@@ -28,8 +34,13 @@ ROW = arrays("float64", st.integers(1, 30), elements=st.floats(-30, 30))
 
 def weigh(spec, row, dtype=torch.float64) -> torch.Tensor:
     """The weights of one row, all of whose keys are visible."""
+    return spec(*one_row(row, dtype))[0, 0, 0]
+
+
+def one_row(row, dtype=torch.float64) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scores and visible keys, as a normaliser takes them."""
     scores = torch.as_tensor(row, dtype=dtype)[None, None, None]
-    return spec(scores, torch.ones(1, 1, 1, scores.shape[-1], dtype=torch.bool))[0, 0, 0]
+    return scores, torch.ones(1, 1, 1, scores.shape[-1], dtype=torch.bool)
 
 
 def masked(seed: int = 0, dtype=torch.float64) -> tuple[torch.Tensor, torch.Tensor]:
@@ -73,10 +84,11 @@ DEFINITIONS = {
     LogN: lambda row, spec: exponentials([spec.s * math.log(len(row)) * s for s in row]),
     Adaptive: lambda row, spec: adaptive(row),
     OffByOne: lambda row, spec: [1 / (math.exp(-s) + math.fsum(math.exp(t - s) for t in row)) for s in row],
+    SinkLogit: lambda row, spec: [1 / (math.exp(spec.start - s) + sum(math.exp(t - s) for t in row)) for s in row],
     Sigmoid: lambda row, spec: [
         1 / (1 + math.exp(-s) * (len(row) if spec.bias is None else math.exp(-spec.bias))) for s in row
     ],
-    Relu: lambda row, spec: [max(0.0, s) / len(row) for s in row],
+    Relu: lambda row, spec: [max(0.0, s) / max(1, len(row) - spec.uncounted) for s in row],
     Entmax15: lambda row, spec: entmax(row),
     Linear: lambda row, spec: [s / len(row) for s in row],
 }
@@ -267,8 +279,10 @@ def test_entmax_of_a_long_row_sums_to_one_in_float32():
         (lambda: LogN(s=0.0), "log_n needs a positive and finite s, not s=0.0"),
         (lambda: LogN(s=math.nan), "not s=nan"),
         (lambda: Sigmoid(bias=math.inf), "sigmoid needs a finite bias, not bias=inf"),
+        (lambda: SinkLogit(start=math.nan), "sink_logit needs a finite start, not start=nan"),
+        (lambda: Relu(uncounted=-1), "whole number of at least 0, not -1"),
     ],
-    ids=["s=0", "s=nan", "bias=inf"],
+    ids=["s=0", "s=nan", "bias=inf", "start=nan", "uncounted=-1"],
 )
 def test_an_option_that_cannot_work_is_refused_with_its_value(make, message):
     with pytest.raises(ConfigError, match=message):

@@ -12,6 +12,7 @@ from toy_models.attention.masks import visible_keys
 from toy_models.errors import ConfigError, InputError
 from toy_models.normalisers.log_n import LogN
 from toy_models.normalisers.sigmoid import Sigmoid
+from toy_models.normalisers.spec import SoftmaxOf
 
 NAMES = list(normalisers.NAMES)
 SMALL = {"n_layers": 2, "n_heads": 2, "d_model": 8, "d_vocab": 9, "n_ctx": 12}
@@ -29,7 +30,8 @@ def test_a_model_weighs_with_the_normaliser_that_its_configuration_names(name, p
     visible = visible_keys(10, 10, key_padding=PADDED)
     for layer in range(2):
         scores, pattern = (cache[f"blocks.{layer}.attn.hook_{part}"] for part in ("attn_scores", "pattern"))
-        assert torch.equal(pattern, normalisers.find(name)()(scores, visible))
+        learned = model.blocks[layer].attn.per_head
+        assert torch.equal(pattern, normalisers.find(name)()(scores, visible, **learned))
         sums_to_one = torch.allclose(pattern[:, :, 3:].sum(-1), torch.ones((), dtype=pattern.dtype))
         assert sums_to_one == model.cfg.normaliser.sums_to_one
 
@@ -37,10 +39,14 @@ def test_a_model_weighs_with_the_normaliser_that_its_configuration_names(name, p
 @pytest.mark.parametrize("name", NAMES)
 def test_row_statistics_are_told_of_rows_that_sum_to_1_and_refused_of_others(name, perturbed, draw_tokens):
     model, tokens = perturbed(normaliser=name), draw_tokens(2, 10)
-    if model.cfg.normaliser.sums_to_one:
+    spec = model.cfg.normaliser
+    if spec.sums_to_one or spec.virtual_key:
         found = model.attention_statistics(tokens)
         pattern = model.run_with_cache(tokens)[1]["pattern", 1]
-        torch.testing.assert_close(found[1].sum_squares, pattern.square().sum(-1), rtol=0, atol=1e-12)
+        squares = pattern.square().sum(-1)
+        if spec.virtual_key:
+            squares = squares + found[1].unassigned_mass.square()
+        torch.testing.assert_close(found[1].sum_squares, squares, rtol=0, atol=1e-12)
     else:
         with pytest.raises(InputError, match=r"blocks\.0\.attn: row statistics .* sum to 1, not of"):
             model.attention_statistics(tokens)
@@ -66,14 +72,15 @@ def test_16_bit_models_are_weighed_in_float32(name, dtype, draw_tokens):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("backend", sorted(FUSED))
-def test_a_fused_backend_takes_softmax_and_refuses_the_others_by_name(name, backend):
-    if name == "softmax":
+def test_a_fused_backend_takes_what_is_a_softmax_and_refuses_the_others_by_name(name, backend):
+    spec = normalisers.find(name)()
+    if isinstance(spec, SoftmaxOf):
         assert TransformerConfig(**SMALL, normaliser=name, attention=backend).attention == backend
         return
-    spec = normalisers.find(name)()
     with pytest.raises(ConfigError) as caught:
         TransformerConfig(**SMALL, normaliser=name, attention=backend)
-    assert str(caught.value) == f"attention={backend!r} cannot run normaliser={spec}: use attention='auto'"
+    message = f"attention={backend!r} cannot run normaliser={spec}, which needs all scores of a row at once"
+    assert str(caught.value) == f"{message}: use attention='auto'"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -85,6 +92,8 @@ def test_a_study_takes_a_normaliser_from_its_settings(name):
 def test_a_study_takes_the_options_of_a_normaliser_from_its_settings():
     config = configure(Config, {"model.normaliser": "log_n", "model.normaliser.s": "0.43"})
     assert config.model.normaliser == LogN(s=0.43)
+    config = configure(Config, {"model.normaliser": "log_n", "model.normaliser.learned": "true"})
+    assert config.model.normaliser == LogN(learned=True)
     config = configure(Config, {"model.normaliser": "sigmoid", "model.normaliser.bias": "-3"})
     assert config.model.normaliser == Sigmoid(bias=-3.0)
 
@@ -95,7 +104,7 @@ def test_a_study_takes_the_options_of_a_normaliser_from_its_settings():
         ({"model.normaliser": "softmin"}, "'softmin': choose one of " + ", ".join(NAMES)),
         ({"model.normaliser": "log_n", "model.normaliser.s": "-1"}, "positive and finite s, not s=-1"),
         ({"model.normaliser": "log_n", "model.normaliser.s": "big"}, "model.normaliser.s=big: expected float"),
-        ({"model.normaliser": "relu", "model.normaliser.s": "1"}, r"Relu\(\), which has no parts"),
+        ({"model.normaliser": "entmax15", "model.normaliser.s": "1"}, r"Entmax15\(\), which has no parts"),
     ],
     ids=str,
 )

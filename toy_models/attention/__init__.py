@@ -112,7 +112,8 @@ def _sdpa_writes_out_much(q, k, options: Options) -> bool:
     """On a CPU torch's kernel needs every mask but the plain causal one as a matrix: slow and large for many keys."""
     n_query, n_key = q.shape[1], k.shape[1]
     masked = options.causal and n_query not in (1, n_key)
-    masked |= options.window is not None or options.key_padding is not None or options.alibi_slopes is not None
+    terms = ("window", "key_padding", "alibi_slopes", "sink_logit")
+    masked |= any(getattr(options, name) is not None for name in terms)
     return q.device.type == "cpu" and masked and n_query * n_key >= LARGE_MASK
 
 

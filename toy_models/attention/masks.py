@@ -1,7 +1,7 @@
 """Who may look at whom."""
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 
 
 def visible_keys(
@@ -25,3 +25,23 @@ def visible_keys(
         visible = visible & (distance.abs() < window)
     visible = visible[None, None]
     return visible if key_padding is None else visible & key_padding[:, None, None, :]
+
+
+def count_visible(
+    n_query: int,
+    n_key: int,
+    *,
+    causal: bool = True,
+    window: int | None = None,
+    key_padding: Bool[torch.Tensor, "batch key"] | None = None,
+    device: torch.device | str | None = None,
+) -> Int[torch.Tensor, "#batch query"]:
+    """How many keys each query may look at: the row sums of `visible_keys`, which is never made."""
+    at = torch.arange(n_key - n_query, n_key, device=device)
+    first = torch.zeros_like(at) if window is None else (at - window + 1).clamp(min=0)
+    ahead = 1 if causal else n_key if window is None else window
+    behind = (at + ahead).clamp(max=n_key)  # the first key that is out of reach
+    if key_padding is None:
+        return (behind - first)[None]
+    real = torch.nn.functional.pad(key_padding.to(at.device).cumsum(-1), (1, 0))
+    return real[:, behind] - real[:, first]

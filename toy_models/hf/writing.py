@@ -60,7 +60,7 @@ def _fitting(model: Transformer) -> tuple[Family, Biases]:
 def _misfit(model: Transformer, family: Family) -> str | None:
     """Why an architecture cannot hold a model, or None."""
     config = model.cfg
-    for name, values in {**family.able, "normaliser": ("Softmax",)}.items():
+    for name, values in {**family.able, "normaliser": ("Softmax",), "gated_attention": (False,)}.items():
         value = getattr(config, name)
         value = type(value).__name__ if name in ("position", "normaliser") else value
         if value not in values:

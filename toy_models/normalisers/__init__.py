@@ -1,9 +1,6 @@
-"""Ways to turn attention scores into weights.  A normaliser is a frozen spec that is called
-`(scores, visible) -> weights`.  It says of itself, as class attributes,
-
-    fused          whether a fused backend may run in its place
-    sums_to_one    whether every row that sees a key has weights of 0 or more that sum to 1: entropy, peak and
-                   their like are defined for those alone
+"""Ways to turn attention scores into weights.  A normaliser is a frozen spec (`spec.Normaliser`) that is called
+`(scores, visible) -> weights`, with what its heads have learned by name: `Attention` holds that as `per_head`.
+Those that are a softmax of something (`spec.SoftmaxOf`) run fused as well.
 
 A key is hidden where its score is -inf, and weighs 0; a row without a key is zeros.  The keys are counted
 by `visible`, what the mask allows: a hook that hides one more key leaves the other weights' divisor as it was.
@@ -17,6 +14,7 @@ NAMES = {
     "log_n": "toy_models.normalisers.log_n:LogN",
     "adaptive": "toy_models.normalisers.adaptive:Adaptive",
     "off_by_one": "toy_models.normalisers.off_by_one:OffByOne",
+    "sink_logit": "toy_models.normalisers.sink_logit:SinkLogit",
     "sigmoid": "toy_models.normalisers.sigmoid:Sigmoid",
     "relu": "toy_models.normalisers.relu:Relu",
     "entmax15": "toy_models.normalisers.entmax15:Entmax15",

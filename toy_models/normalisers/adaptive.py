@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float
 
 from toy_models.attention.reference import softmax
 from toy_models.normalisers.hidden import scaled
+from toy_models.normalisers.spec import Normaliser
 
 COEFFICIENTS = (-0.037, 0.481, -2.3, 4.917, -1.791)  # of H^4, H^3, H^2, H, 1: the highest power first
 LEAST_ENTROPY = 0.5  # nats
@@ -28,10 +29,9 @@ INSIDE_LOGARITHM = 1e-9
 
 
 @dataclass(frozen=True)
-class Adaptive:
+class Adaptive(Normaliser):
     """No options: the fit belongs to its coefficients.  Rows sum to 1, or are empty."""
 
-    fused: ClassVar[bool] = False
     sums_to_one: ClassVar[bool] = True
 
     def __call__(

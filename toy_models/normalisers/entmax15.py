@@ -13,12 +13,13 @@ from typing import ClassVar
 import torch
 from jaxtyping import Bool, Float
 
+from toy_models.normalisers.spec import Normaliser
+
 
 @dataclass(frozen=True)
-class Entmax15:
+class Entmax15(Normaliser):
     """No options.  Rows sum to 1, or are empty."""
 
-    fused: ClassVar[bool] = False
     sums_to_one: ClassVar[bool] = True
 
     def __call__(

@@ -10,23 +10,15 @@ arXiv:2309.17453, which trains with it.
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from jaxtyping import Bool, Float
-
-from toy_models.attention.reference import softmax
+from toy_models.normalisers.spec import SoftmaxOf
 
 
 @dataclass(frozen=True)
-class OffByOne:
-    """No options.  Rows sum to less than 1."""
+class OffByOne(SoftmaxOf):
+    """No options.  Rows sum to less than 1; row statistics count the virtual key, their `unassigned_mass`."""
 
-    fused: ClassVar[bool] = False
     sums_to_one: ClassVar[bool] = False
+    virtual_key: ClassVar[bool] = True
 
-    def __call__(
-        self,
-        scores: Float[torch.Tensor, "batch head query key"],
-        visible: Bool[torch.Tensor, "#batch 1 query key"],
-    ) -> Float[torch.Tensor, "batch head query key"]:
-        """`visible` is not needed: hidden keys have score -inf."""
-        return softmax(scores, sink_logit=scores.new_zeros(scores.shape[1]))
+    def sink_logit(self, like, **per_head):
+        return like.new_zeros(like.shape[1])

@@ -9,22 +9,20 @@ the query may look at, so that early rows of a causal model are not made faint.
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float
 
 from toy_models.errors import ConfigError
 from toy_models.normalisers.hidden import n_visible
+from toy_models.normalisers.spec import Normaliser
 
 
 @dataclass(frozen=True)
-class Sigmoid:
+class Sigmoid(Normaliser):
     """Args: bias: added to every score, in nats; -ln(n) of each row unless given."""
 
     bias: float | None = None
-    fused: ClassVar[bool] = False
-    sums_to_one: ClassVar[bool] = False
 
     def __post_init__(self):
         if self.bias is not None and not math.isfinite(self.bias):

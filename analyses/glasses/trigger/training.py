@@ -1,0 +1,58 @@
+"""From an arm to its model and task, and the training."""
+
+from dataclasses import replace
+
+import torch
+
+from analyses.core.errors import WorkbenchError
+from analyses.glasses.trigger.arms import Arm
+from toy_models import Transformer
+from toy_models.config import TransformerConfig
+from toy_models.errors import TrainingError
+from toy_models.seeding import generator
+from toy_models.tasks.trigger import Trigger, Triggered
+from toy_models.train import TrainConfig, optimiser
+
+
+def build(arm: Arm, model: TransformerConfig, task: Trigger, seed: int) -> tuple[Transformer, Trigger]:
+    """The untrained model of an arm, and its task.
+
+    Raises:
+        WorkbenchError: the model's width is not the tokens'.
+    """
+    if model.d_model != task.d_model or model.n_ctx < task.n_ctx:
+        raise WorkbenchError(
+            f"tokens have {task.d_model} numbers and texts {task.n_ctx} tokens: model.d_model={model.d_model} must be "
+            f"that, model.n_ctx={model.n_ctx} at least that"
+        )
+    options = {"normaliser": arm.normaliser, "gated_attention": arm.gated, "n_layers": arm.layers}
+    config = replace(model, **options, n_heads=arm.heads, n_key_value_heads=arm.heads)
+    return Transformer(config, seed=seed), replace(task, first=arm.first, always=arm.always)
+
+
+def fit(model: Transformer, task: Trigger, train: TrainConfig, seed: int) -> None:
+    """Train in place on mean squared error; biases of queries, keys, values and outputs stay 0, as in the source.
+
+    Raises:
+        TrainingError: the loss stopped being finite.
+    """
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.rsplit(".", 1)[-1] not in ("b_Q", "b_K", "b_V", "b_O"))
+    optimizer = optimiser(model, train)
+    learning = [p for p in model.parameters() if p.requires_grad]
+    for step in range(train.steps):
+        batch = task.sample(train.batch_size, generator(seed, "data", step)).to(model.cfg.device)
+        loss = (written(model, batch) - batch.targets).square().mean()
+        if not torch.isfinite(loss):
+            raise TrainingError(f"the loss is {loss.item()} at step {step} (seed {seed}): lower lr={train.lr:g}")
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(learning, train.clip)
+        for group in optimizer.param_groups:
+            group["lr"] = train.rate(step)
+        optimizer.step()
+
+
+def written(model: Transformer, batch: Triggered) -> torch.Tensor:
+    """What the layers add to the stream, (batch, pos, d_model)."""
+    return model(residual=batch.tokens, stop_at_layer=model.cfg.n_layers) - batch.tokens

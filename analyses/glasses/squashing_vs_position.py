@@ -20,10 +20,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pandas as pd
 
+import analyses.glasses.squashing.arms as arms
 from analyses.core.claims import Bound, Claim
 from analyses.core.results import Result
 from analyses.core.sweep import run_jobs
-from analyses.glasses.squashing import arms
 from analyses.glasses.squashing.arms import (
     DEEP,
     EXACT,
@@ -89,7 +89,7 @@ class Config:
 QUICK = {"train.steps": 60, "texts": 1, "lengths": (512, 1024), "exact_tokens": 48, "seeds": (0, 1)}
 
 COLUMNS = {
-    "arm": "which model: " + ", ".join(arms.NAMES),
+    "arm": "which model: " + ", ".join(arms.ARMS),
     "seed": "of weights and texts",
     "text": "number of the text",
     "n": "tokens",
@@ -142,7 +142,7 @@ def _of(column: str, *arm: str, worst: str = "max") -> Callable[[Result], list[f
 
     def measure(result: Result) -> list[float]:
         rows = result.table[result.table[column].notna()]
-        rows = rows[rows.arm.isin(arm or arms.NAMES)]
+        rows = rows[rows.arm.isin(arm or arms.ARMS)]
         return rows.groupby("seed")[column].agg(worst).tolist()
 
     return measure

@@ -15,7 +15,7 @@ from figures import parts
 
 NEEDS = ("sharpness_vs_length",)
 COLORS = {"softmax": "C0", "adaptive": "C1", "log_n": "C2", "hard_max": "C3"}
-NAMES = {"softmax": "softmax", "adaptive": "adaptive temperature", "log_n": "log-n", "hard_max": "hard-max"}
+LABELS = {"softmax": "softmax", "adaptive": "adaptive temperature", "log_n": "log-n", "hard_max": "hard-max"}
 MAX_RETRIEVAL, NEEDLE, TRAINED, UNTRAINED, BOUNDED = "max_retrieval", "needle", "trained", "untrained", "bounded scores"
 BORN, PLANTED, DRAWN = "0.55", "C4", "C5"  # colours: untrained, the needle, bounded scores
 DOTTED = (0, (1, 1.2))
@@ -71,7 +71,7 @@ def _accuracies(ax: Axes, result: Result, task: str) -> None:
     widths = {"softmax": 3.0, "adaptive": 2.2, "log_n": 1.4, "hard_max": 0.8} if task == NEEDLE else {}
     for normaliser, color in COLORS.items():  # where all are at 1 the thinner lie on the wider
         found = rows(result, TRAINED, task, normaliser)
-        _band(ax, found, "accuracy", color, NAMES[normaliser], linewidth=widths.get(normaliser, 1.4))
+        _band(ax, found, "accuracy", color, LABELS[normaliser], linewidth=widths.get(normaliser, 1.4))
     _band(ax, rows(result, UNTRAINED, task), "accuracy", BORN, "untrained")
     lengths = sorted(result.table.length[result.table.task == task].unique())
     if task == MAX_RETRIEVAL:
@@ -199,8 +199,8 @@ def _told_of_accuracy(result: Result) -> str:
     trained, needle, config = rows(result, TRAINED, MAX_RETRIEVAL), rows(result, TRAINED, NEEDLE), result.run["config"]
     (first, last), longest = _ends(result), trained.length.max()
     n, sets = trained.seed.nunique(), trained.groupby("length").sets.first()
-    right = {name: _mean(result, "accuracy", last, name) for name in NAMES}
-    others = ", ".join(f"{NAMES[name]} {value:.2f}" for name, value in right.items() if name != "softmax")
+    right = {name: _mean(result, "accuracy", last, name) for name in LABELS}
+    others = ", ".join(f"{LABELS[name]} {value:.2f}" for name, value in right.items() if name != "softmax")
     lost, ranking = 1 - right["softmax"], _mean(result, "ranking", last)
     return (
         f"One attention head trained to name the class of the item with the largest priority among "

@@ -9,11 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import analyses.glasses.squashing.arms as arms
 from analyses.core import study
 from analyses.core.claims import judge
 from analyses.core.results import Result
 from analyses.glasses import squashing_vs_position as subject
-from analyses.glasses.squashing import arms
 from analyses.glasses.squashing.constructed import VOCABULARY, averaging, known
 from analyses.glasses.squashing.subjects import Checkpoint, Trained, premise_missed
 from probes.squashing import constants, path_bound, squashing

@@ -58,7 +58,7 @@ def test_lines_are_means_over_the_seeds_and_shades_lie_between_the_seeds():
     ax = drawn(measured).axes[0]
     lines = {line.get_label(): line for line in ax.lines}
     table = measured.table[(measured.table.model == "trained") & (measured.table.task == "max_retrieval")]
-    for normaliser, name in subject.NAMES.items():
+    for normaliser, name in subject.LABELS.items():
         found = table[table.normaliser == normaliser].groupby("length").accuracy
         np.testing.assert_allclose(lines[name].get_ydata(), found.mean())
     corners = ax.collections[0].get_paths()[0].vertices

@@ -14,7 +14,7 @@ from toy_models.seeding import generator
 
 UNIFORM, DEEP, WINDOW, SINK, STEEP = "uniform", "uniform, 16 tokens", "window", "sink", "steep scores"
 RANDOM, EXACT = "random values", "exactness"
-NAMES = (UNIFORM, DEEP, WINDOW, SINK, STEEP, RANDOM, UNTRAINED, TRAINED, EXACT)
+ARMS = (UNIFORM, DEEP, WINDOW, SINK, STEEP, RANDOM, UNTRAINED, TRAINED, EXACT)
 DEEP_TOKENS, DEEP_LAYERS, STEEP_SLOPE = 16, (8, 16, 32, 64), 100.0
 ROUNDING = {torch.float32: 1e-5, torch.float64: 1e-12}
 ENTRIES = 0.64  # of W_V W_O at birth: the product of two matrices of standard deviation 0.8 / sqrt(d_model)

@@ -13,6 +13,11 @@ NAMES = {
     "fixed_period": "toy_models.tasks.fixed_period:FixedPeriod",
     "text": "toy_models.tasks.text:Text",
     "task_mixture": "toy_models.tasks.task_mixture:TaskMixture",
+    "linear_regression": "toy_models.tasks.linear_regression:LinearRegression",
+    "several_lookups": "toy_models.tasks.several_lookups:SeveralLookups",
+    "needles": "toy_models.tasks.needles:Needles",
+    "who_did_what": "toy_models.tasks.who_did_what:WhoDidWhat",
+    "hidden_source": "toy_models.tasks.hidden_source:HiddenSource",
 }
 
 

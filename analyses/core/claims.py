@@ -9,7 +9,7 @@ import numpy as np
 
 from analyses.core.errors import WorkbenchError
 from analyses.core.results import Result
-from analyses.core.statistics import interval
+from analyses.core.statistics import bootstrap_interval, interval
 
 Kind = Literal["identity", "calibration", "replication", "finding"]
 
@@ -78,7 +78,10 @@ class Claim:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim beside its measurement: `measured` is the worst seed where each must agree, else the mean."""
+    """A claim beside its measurement: `measured` is the worst seed where each must agree, else the mean.
+
+    `interval` is Student's for the mean, `bootstrap` that of the mean over seeds drawn again; both at 95 %.
+    """
 
     study: str
     sentence: str
@@ -88,6 +91,7 @@ class Verdict:
     measured: float
     mean: float
     interval: tuple[float, float] | None
+    bootstrap: tuple[float, float] | None
     n: int
     holds: bool
     explanation: str
@@ -119,6 +123,7 @@ def judge(study_name: str, claim: Claim, result: Result) -> Verdict:
         measured=measured,
         mean=mean,
         interval=interval(values),
+        bootstrap=bootstrap_interval(values.tolist(), np.mean, 0.95, np.random.default_rng(0)),
         n=len(values),
         holds=claim.expected.contains(measured),
         explanation=claim.explanation,

@@ -112,6 +112,8 @@ def verdicts_table(verdicts: Sequence[Verdict], notes: Sequence[str]) -> Table:
     )
     for one in verdicts:
         ends = f" ({_number(one.interval[0])} to {_number(one.interval[1])})" if one.interval else ""
+        if one.bootstrap:
+            ends += f"\n[dim]bootstrap {_number(one.bootstrap[0])} to {_number(one.bootstrap[1])}[/]"
         remark = "; ".join(filter(None, [one.source_verdict, "" if one.holds else one.explanation]))
         holds = ("yes" if one.holds else "[bold red]no *[/]" if failed(one) else "[yellow]no[/]") + (
             f"\n{escape(remark)}" if remark else ""

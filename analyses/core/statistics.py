@@ -40,7 +40,7 @@ def bootstrap_interval(
 
     Args:
         values: one per seed.
-        statistic: from a vector of values to a number.
+        statistic: from a vector of values to a number; one with an `axis`, as numpy's, is quick.
         level: coverage, above 0 and below 1; approximate, and too narrow below some ten values.
         generator: the only source of chance.
         resamples: how often to draw.
@@ -52,7 +52,7 @@ def bootstrap_interval(
         return None
     drawn = stats.bootstrap(
         (found,), statistic, n_resamples=resamples, confidence_level=level, method="percentile",
-        vectorized=False, rng=generator,
+        rng=generator,
     )  # fmt: skip
     return float(drawn.confidence_interval.low), float(drawn.confidence_interval.high)
 

@@ -59,13 +59,13 @@ def test_a_verdict_shows_the_worst_seed_where_each_must_agree_and_else_the_mean(
     assert verdict.measured == pytest.approx(measured)
     assert verdict.holds is holds
     assert verdict.mean == pytest.approx(0.8)
-    assert verdict.interval[0] < 0.8 < verdict.interval[1]
+    assert verdict.interval[0] < verdict.bootstrap[0] < 0.8 < verdict.bootstrap[1] < verdict.interval[1]
     assert (verdict.n, verdict.result, verdict.profile, verdict.expected) == (3, "s/01234567", "full", str(bound))
 
 
 def test_one_seed_has_a_verdict_without_an_interval():
     one = Claim("y", "finding", "", Bound(low=0), lambda result: [1.0])
-    assert judge("s", one, RESULT).interval is None
+    assert (judge("s", one, RESULT).interval, judge("s", one, RESULT).bootstrap) == (None, None)
 
 
 @pytest.mark.parametrize(("values", "message"), [([], "no values measured"), ([1.0, math.nan], "a seed gave nan")])

@@ -221,6 +221,7 @@ def test_claims_read_the_kept_result_and_print_pure_json(call, studies, drawn):
         "measured": 2.0,
         "mean": 2.0,
         "interval": [2.0, 2.0],
+        "bootstrap": [2.0, 2.0],
         "n": 3,
         "holds": True,
         "explanation": "",

@@ -25,10 +25,20 @@ NAMES = {
     "kv": "probes.currying.prefix:kv",
     "sink": "probes.currying.sink:sink",
     "lsq_o": "probes.currying.least_squares:lsq_o",
+    "sink_r": "probes.currying.registers:sink_r",
+    "key_grouping": "probes.currying.key_grouping:key_grouping",
+    "token_patch": "probes.currying.token_patch:token_patch",
+    "shared_patch": "probes.currying.shared_patch:shared_patch",
     "none": "probes.currying.nulls:none",
     "bias": "probes.currying.nulls:bias",
     "steer": "probes.currying.nulls:steer",
     "bigram_shift": "probes.currying.nulls:bigram_shift",
+    "lsq": "probes.currying.fitted:lsq",
+    "lora": "probes.currying.fitted:lora",
+    "kv_r": "probes.currying.pairs:kv_r",
+    "gradient": "probes.currying.gradients:gradient",
+    "distill_gradient": "probes.currying.gradients:distill_gradient",
+    "finetune": "probes.currying.gradients:finetune",
 }
 # What a method has to beat: they know the context only as a shift of the output, or not at all.
 NULLS = ("none", "bias", "steer", "bigram_shift")
@@ -44,6 +54,7 @@ class Fit:
         stored: how many numbers have to be kept beside W.
         token_forwards: build cost; one token through the model forward is 1, backward 2.
         same_space: whether W' alone says it all: the same class, the same parameters, nothing beside them.
+        chosen: what the method settled by itself, such as a step size, by name.
     """
 
     weight_update: dict[str, Tensor]
@@ -51,14 +62,16 @@ class Fit:
     stored: int = 0
     token_forwards: int = 0
     same_space: bool = True
+    chosen: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a curried model was made from; hashes are twelve hexadecimal digits of a SHA-256."""
+    """What a curried model was made from; hashes are twelve hexadecimal digits of a SHA-256, `chosen` is Fit's."""
 
     method: str
     options: dict[str, Any]
+    chosen: dict[str, Any]
     context_hash: str
     weights_hash: str
     query_hash: str | None
@@ -153,6 +166,7 @@ def curry(
     provenance = Provenance(
         method=method,
         options=dict(options),
+        chosen=dict(fit.chosen),
         context_hash=digest([oracle.context]),
         weights_hash=oracle.weights_hash,
         query_hash=None if queries is None else digest([queries]),

@@ -50,14 +50,14 @@ def gauge_free(before: Any, after: Any) -> tuple[Float[Tensor, "layer head"], Fl
     """Relative changes of QK and of OV, per layer and head, between two models of the same shape."""
     qk, ov = [], []
     for layer in range(before.cfg.n_layers):
-        old, new = _factors(head_weights(before, layer)), _factors(head_weights(after, layer))
+        old, new = factors(head_weights(before, layer)), factors(head_weights(after, layer))
         qk.append(_relative(old[:2], new[:2]))
         ov.append(_relative(old[2:], new[2:]))
     return torch.stack(qk), torch.stack(ov)
 
 
-def _factors(heads: HeadWeights) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Q, K, V and the transpose of O, each (head, row, d_head)."""
+def factors(heads: HeadWeights) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """[W_Q; b_Q], [W_K; b_K], [W_V; b_V] and the transpose of W_O, each (head, row, d_head), in float64."""
 
     def augmented(weight: Tensor, bias: Tensor | None) -> Tensor:
         wide = weight.double().cpu()

@@ -76,11 +76,11 @@ def compare(
     Raises:
         ProbeInputError: queries that the fit has seen, an oracle of other weights, or queries that do not fit.
     """
-    _refuse(curried, oracle, queries)
+    require_comparable(curried, oracle, queries)
     bare = AfterBos(oracle.bos_id, len(curried.context) if curried.provenance.positions == "shift" else 0)
     readings = {"curried": (curried.model, curried.reader), "none": (oracle.model, bare)}
     if sibling is not None:
-        _refuse(sibling, oracle, queries)
+        require_comparable(sibling, oracle, queries)
         readings["sibling"] = (sibling.model, sibling.reader)
     for model, reader in readings.values():
         check_queries(model, queries, reader.length)
@@ -216,7 +216,12 @@ def leakage(curried: Curried, queries: Int[Tensor, "batch query"]) -> Float[Tens
     return found
 
 
-def _refuse(curried: Curried, oracle: Oracle, queries: Tensor) -> None:
+def require_comparable(curried: Curried, oracle: Oracle, queries: Int[Tensor, "batch query"]) -> None:
+    """Refuse a curried model and an oracle that do not belong together, or queries that show nothing.
+
+    Raises:
+        ProbeInputError: an oracle of other weights, queries that do not fit, or that the fit has seen.
+    """
     if curried.provenance.weights_hash != oracle.weights_hash:
         raise ProbeInputError(
             f"the curried model comes from weights {curried.provenance.weights_hash}, the oracle has "

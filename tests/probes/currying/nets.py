@@ -1,8 +1,11 @@
 """Models that the methods of currying are tried on, random and with a known answer."""
 
+import inspect
+import pkgutil
+
 import torch
 
-from probes.currying import uniform_queries
+from probes.currying import NAMES, uniform_queries
 from tests.probes.models import ours
 from toy_models import Transformer, TransformerConfig
 from toy_models.positions.rope import Rope
@@ -29,6 +32,20 @@ KINDS = {
 def net(kind: str = "rope, RMS, gated", **options) -> Transformer:
     """Three random layers, float64, with a BOS; every gain and bias is random too."""
     return ours(**{"bos_id": BOS, "n_ctx": 32, **KINDS[kind], **options})
+
+
+def home(method: str, kind: str = "rope, RMS, gated") -> Transformer:
+    """`net(kind)`, or the nearest model that meets what the method asks of one."""
+    bare = "no positions, attention only"
+    if method == "key_grouping":
+        return net(bare, n_layers=1, d_head=8)
+    return net(kind, d_mlp=20) if kind == bare and method in ("token_patch", "shared_patch") else net(kind)
+
+
+def brief(method: str) -> dict[str, int]:
+    """Options that keep a method which descends short: what it finds is not asked."""
+    function = pkgutil.resolve_name(NAMES[method])
+    return {"steps": 2} if "steps" in inspect.signature(function).parameters else {}
 
 
 def context(n: int = 6, seed: int = 0) -> torch.Tensor:

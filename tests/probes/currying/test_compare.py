@@ -8,7 +8,7 @@ import torch
 from probes.currying import NAMES, Oracle, compare, curry
 from probes.currying.distances import participation, spectrum, stable_rank
 from probes.errors import ProbeInputError
-from tests.probes.currying.nets import context, net, queries
+from tests.probes.currying.nets import brief, context, home, net, queries
 from tests.probes.models import same, trace
 from toy_models.seeding import generator
 
@@ -145,8 +145,8 @@ def test_a_share_of_nothing_is_undefined():
 
 @pytest.mark.parametrize("method", NAMES)
 def test_the_report_leaves_both_models_as_they_were(method):
-    model = net()
-    curried = curry(model, context(), method, queries(model, 60))
+    model = home(method)
+    curried = curry(model, context(), method, queries(model, 60), **brief(method))
     before = trace(model), trace(curried.model)
     compare(curried, Oracle(model, context()), queries(model, seed=1))
     assert same(before[0], trace(model))
@@ -155,7 +155,7 @@ def test_the_report_leaves_both_models_as_they_were(method):
 
 def test_every_method_reports_finite_numbers_and_its_cost():
     for method in NAMES:
-        curried, report = report_of(method)
+        curried, report = report_of(method, home(method), **brief(method))
         numbers = (report.kl, report.entity_error, report.weight_distance, report.qk_distance, report.ov_distance)
         assert all(value.isfinite().all() for value in numbers)
         assert math.isfinite(report.share_removed)

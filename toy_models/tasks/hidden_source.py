@@ -137,7 +137,7 @@ class HiddenSource:
         seen = tokens[:, 1:] - 1
         said = self._each(seen)
         heard = said[:, :, :-1].gather(-1, seen[None, ..., None].expand(len(said), -1, -1, 1))[..., 0].cumsum(-1)
-        evidence = torch.cat([torch.zeros_like(heard[..., :1]), heard], -1)
+        evidence = torch.cat([heard.new_zeros(*heard.shape[:2], 1), heard], -1)
         posterior = (evidence + self.prior.log()[:, None, None]).log_softmax(0)
         mixed = (posterior[..., None] + said).logsumexp(0)
         return torch.cat([torch.full_like(mixed[..., :1], -torch.inf), mixed], -1)

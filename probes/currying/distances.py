@@ -23,12 +23,14 @@ MATRICES = ("W_Q", "W_K", "W_V", "W_O")
 
 
 def spectrum(change: Float[Tensor, "*shape"], writes: bool = False) -> Float[Tensor, " rank"]:
-    """Singular values of a parameter's change, largest first, in float64; a vector's is its length.
+    """Singular values of a parameter's change, largest first, in float64; a vector's is its length, no change's is 0.
 
     Args:
         writes: heads are (head, d_head, d_model), as in W_O, and not (head, d_model, d_head).
     """
     wide = change.double().cpu()
+    if not wide.any():
+        return wide.new_zeros(1)
     if wide.ndim == 3:
         wide = wide.flatten(0, 1) if writes else wide.transpose(0, 1).flatten(1)
     elif wide.ndim != 2:
@@ -51,8 +53,9 @@ def gauge_free(before: Any, after: Any) -> tuple[Float[Tensor, "layer head"], Fl
     qk, ov = [], []
     for layer in range(before.cfg.n_layers):
         old, new = factors(head_weights(before, layer)), factors(head_weights(after, layer))
-        qk.append(_relative(old[:2], new[:2]))
-        ov.append(_relative(old[2:], new[2:]))
+        for found, part in ((qk, slice(0, 2)), (ov, slice(2, 4))):
+            same = all(torch.equal(x, y) for x, y in zip(old[part], new[part], strict=True))
+            found.append(old[0].new_zeros(len(old[0])) if same else _relative(old[part], new[part]))
     return torch.stack(qk), torch.stack(ov)
 
 

@@ -67,7 +67,10 @@ def _one_head(ax: Axes, result: Result) -> None:
         ax.plot([], [], "o", color=color, label=text)
     ax.legend(loc="upper left", handletextpad=0.2)
     powers = sorted({1 / u for u in result.table.roundoff.dropna()})
-    ax.set_xticks(powers, [f"$2^{{{round(np.log2(power))}}}$" for power in powers])
+    near = [after <= 2 * power for power, after in zip(powers, [*powers[1:], np.inf], strict=True)]  # names would touch
+    ax.set_xticks(
+        powers, ["" if one else f"$2^{{{round(np.log2(power))}}}$" for power, one in zip(powers, near, strict=True)]
+    )
     ax.xaxis.set_minor_formatter(NullFormatter())
 
 

@@ -14,6 +14,7 @@ from analyses.currying import curry_exact as subject
 from analyses.currying.exact import contexts, groups, methods, models
 from probes.currying import registers, sink, solving
 from probes.currying.oracle import Oracle
+from probes.currying.reading import rows_in_common
 
 RUN = {"study": "curry_exact", "config_hash": "0" * 12, "profile": "custom"}
 SEED = 7
@@ -119,3 +120,12 @@ def test_slots_with_values_a_millionth_off_fail_and_grouped_keys_do_not(monkeypa
     honest = registers._values
     monkeypatch.setattr(registers, "_values", lambda *given: (1 + 1e-6) * honest(*given))
     assert failing(groups) == {(groups.SLOTS, "a slot per type: logits"), (groups.SLOTS, "a slot per type: entities")}
+
+
+def test_no_query_that_is_held_out_is_fitted_on():
+    model, met = models.random(0), 0
+    for seed in range(40):
+        drawn, held_out = models.asked(model, seed, "fit", 60), models.asked(model, seed)
+        met += rows_in_common(drawn, held_out)
+        assert not rows_in_common(models.fit(model, seed), held_out)
+    assert met  # chance alone would not keep them apart

@@ -82,8 +82,9 @@ def asked(model, seed: int, name: str = "held out", n: int = 24, length: int = N
 
 
 def fit(model, seed: int) -> Int[Tensor, "batch query"]:
-    """Queries for a method to try its context on."""
-    return asked(model, seed, "fit", 60)
+    """Queries for a method to try its context on, none of them held out."""
+    drawn, held_out = asked(model, seed, "fit", 60), asked(model, seed)
+    return drawn[(drawn[:, None] != held_out).any(-1).all(-1)]
 
 
 def whole(model, words: Int[Tensor, " context"], queries: Int[Tensor, "batch query"]) -> Int[Tensor, "batch pos"]:

@@ -23,19 +23,17 @@ MATRICES = ("W_Q", "W_K", "W_V", "W_O")
 
 
 def spectrum(change: Float[Tensor, "*shape"], writes: bool = False) -> Float[Tensor, " rank"]:
-    """Singular values of a parameter's change, largest first, in float64; a vector's is its length, no change's is 0.
+    """Singular values of a parameter's change, largest first, in float64; a vector's is its length.
 
     Args:
         writes: heads are (head, d_head, d_model), as in W_O, and not (head, d_model, d_head).
     """
     wide = change.double().cpu()
-    if not wide.any():
-        return wide.new_zeros(1)
     if wide.ndim == 3:
         wide = wide.flatten(0, 1) if writes else wide.transpose(0, 1).flatten(1)
     elif wide.ndim != 2:
         wide = wide.flatten()[None]
-    return torch.linalg.svdvals(wide)
+    return torch.linalg.svdvals(wide) if wide.any() else wide.new_zeros(min(wide.shape))
 
 
 def stable_rank(spectrum: Float[Tensor, " rank"]) -> Float[Tensor, ""]:

@@ -7,12 +7,9 @@ It is no `Transformer`: there every position is a query, which costs n^2 scores 
 layer attends before any MLP has read the items.  The hooks and the head's weights have TransformerLens's names and
 layouts, with one query, so that probes of patterns, scores and weights apply.
 
-`learn` is `toy_models.train.train` for item sets: that loop, and probes that take token ids, are typed for texts.
-
 Source: Velickovic et al. 2024, arXiv:2410.01104, for the parts; widths and initialisation are this project's.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -24,11 +21,11 @@ from transformer_lens.hook_points import HookPoint
 
 from toy_models.attention import reference
 from toy_models.block import ACT_FN
-from toy_models.errors import ConfigError, InputError, TrainingError
+from toy_models.errors import ConfigError, InputError
 from toy_models.normalisers.softmax import Softmax
 from toy_models.seeding import generator
 from toy_models.tasks.item_sets import MaxRetrieval
-from toy_models.train import TrainConfig, task_loss
+from toy_models.train import TrainConfig, train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,27 +178,9 @@ class SetRetrieval(HookedRootModule):
 
 
 def learn(net: SetRetrieval, task: MaxRetrieval, config: TrainConfig, *, seed: int) -> Iterator[tuple[int, float]]:
-    """Train in place; yield (updates done, loss of the last one, nats).  The batch of update s depends on (seed, s).
-
-    Raises:
-        TrainingError: the loss or its gradient is not finite; the weights are those before the bad update.
-    """
+    """`toy_models.train.train` with weight decay on biases too."""
     optimizer = torch.optim.AdamW(net.parameters(), betas=config.betas, weight_decay=config.weight_decay)
-    for step in range(config.steps):
-        batch = task.sample(config.batch_size, generator(seed, "data", step)).to(net.cfg.device)
-        optimizer.zero_grad(set_to_none=True)
-        loss = task_loss(net(batch.tokens), batch)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(net.parameters(), config.clip).item()
-        if not (math.isfinite(loss.item()) and math.isfinite(norm)):
-            raise TrainingError(
-                f"the loss is {loss.item():.3g} and its gradient's norm {norm:.3g} at step {step} (seed {seed}, "
-                f"lr {config.rate(step):.3g}): lower lr={config.lr:g}, or lengthen warmup={config.warmup}"
-            )
-        for group in optimizer.param_groups:
-            group["lr"] = config.rate(step)
-        optimizer.step()
-        yield step + 1, loss.item()
+    return train(net, task, config, seed=seed, optimizer=optimizer, show_progress=False)
 
 
 def _memory(*shape: int) -> nn.Parameter:

@@ -1,18 +1,19 @@
 """One training loop: AdamW, linear warm-up and decay, data drawn from the step's own stream."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from torch import nn
 
 from toy_models.errors import ConfigError, TrainingError
 from toy_models.progress import progress
 from toy_models.seeding import generator
-from toy_models.tasks import Batch, Task
-from toy_models.transformer import Transformer
+from toy_models.tasks import Batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,7 @@ class TrainConfig:
         return self.lr * min(1.0, rise, fall)
 
 
-def optimiser(model: Transformer, config: TrainConfig) -> torch.optim.AdamW:
+def optimiser(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     """AdamW; weight decay on matrices alone, not on gains and biases."""
     params = list(model.named_parameters())
     matrices = [p for name, p in params if name.rsplit(".", 1)[-1].startswith("W_")]
@@ -67,11 +68,17 @@ def task_loss(logits: Float[torch.Tensor, "batch pos d_vocab"], batch: Batch) ->
     return F.cross_entropy(logits[batch.scored].float(), batch.targets[batch.scored])
 
 
+def answers_loss(model: nn.Module, batch: Batch) -> Float[torch.Tensor, ""]:
+    """`task_loss` of what the model says to the batch's tokens."""
+    return task_loss(model(batch.tokens), batch)
+
+
 def train(
-    model: Transformer,
-    task: Task,
+    model: nn.Module,
+    task: Any,
     config: TrainConfig,
     *,
+    loss: Callable[[nn.Module, Any], torch.Tensor] = answers_loss,
     seed: int = 0,
     start: int = 0,
     optimizer: torch.optim.Optimizer | None = None,
@@ -82,6 +89,11 @@ def train(
     The batch of update s depends on (seed, s) alone, so a run that starts again at `start` with the
     optimizer of that moment goes on bit for bit.
 
+    Args:
+        model: has `cfg.device`.
+        task: `sample(n, generator)` gives what `loss` reads, with a `to(device)`; a Task, or vectors in place of ids.
+        loss: of the model on one batch; a scalar.
+
     Raises:
         TrainingError: the loss or its gradient is not finite; the weights are those before the bad update.
     """
@@ -91,9 +103,9 @@ def train(
     for step in bar:
         batch = task.sample(config.batch_size, generator(seed, "data", step)).to(model.cfg.device)
         optimizer.zero_grad(set_to_none=True)
-        loss = task_loss(model(batch.tokens), batch)
-        value = loss.item()
-        loss.backward()
+        found = loss(model, batch)
+        value = found.item()
+        found.backward()
         norm = torch.nn.utils.clip_grad_norm_(params, config.clip).item()
         if not (math.isfinite(value) and math.isfinite(norm)):
             raise TrainingError(

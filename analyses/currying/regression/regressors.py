@@ -118,22 +118,16 @@ def _compare(task: LinearRegression, model, batch: Regressions) -> dict[str, flo
 
 def _train(config, model, shuffled: bool, seed: int, test: Regressions) -> list[float]:
     """Train in place on new tasks at every update; the loss on `test` after each of `marks`."""
-    from toy_models.train import optimiser
+    from toy_models.train import train
 
-    weights = [p for name, p in model.named_parameters() if ".attn.W_" in name]
-    for parameter in set(model.parameters()) - set(weights):  # as in the source, nothing but the four matrices learns
-        parameter.requires_grad_(False)
-    update, losses = optimiser(model, config.train), [_loss(config.task, model, test)]
-    for step in range(config.train.steps):
-        batch = config.task.sample(config.train.batch_size, generator(seed, "data", step)).to(config.device)
-        if shuffled:
-            batch = batch.relabelled()
-        update.zero_grad(set_to_none=True)
-        config.task.loss(answers(model, batch), batch.answer).backward()
-        torch.nn.utils.clip_grad_norm_(weights, config.train.clip)
-        for group in update.param_groups:
-            group["lr"] = config.train.rate(step)
-        update.step()
-        if step + 1 in marks(config):
+    for name, parameter in model.named_parameters():  # as in the source, nothing but the four matrices learns
+        parameter.requires_grad_(".attn.W_" in name)
+
+    def loss(model, batch: Regressions) -> torch.Tensor:
+        return config.task.loss(answers(model, batch.relabelled() if shuffled else batch), batch.answer)
+
+    losses = [_loss(config.task, model, test)]
+    for step, _ in train(model, config.task, config.train, loss=loss, seed=seed, show_progress=False):
+        if step in marks(config):
             losses.append(_loss(config.task, model, test))
     return losses

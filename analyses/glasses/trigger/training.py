@@ -8,10 +8,8 @@ from analyses.core.errors import WorkbenchError
 from analyses.glasses.trigger.arms import Arm
 from toy_models import Transformer
 from toy_models.config import TransformerConfig
-from toy_models.errors import TrainingError
-from toy_models.seeding import generator
 from toy_models.tasks.trigger import Trigger, Triggered
-from toy_models.train import TrainConfig, optimiser
+from toy_models.train import TrainConfig, train
 
 
 def build(arm: Arm, model: TransformerConfig, task: Trigger, seed: int) -> tuple[Transformer, Trigger]:
@@ -30,7 +28,7 @@ def build(arm: Arm, model: TransformerConfig, task: Trigger, seed: int) -> tuple
     return Transformer(config, seed=seed), replace(task, first=arm.first, always=arm.always)
 
 
-def fit(model: Transformer, task: Trigger, train: TrainConfig, seed: int) -> None:
+def fit(model: Transformer, task: Trigger, settings: TrainConfig, seed: int) -> None:
     """Train in place on mean squared error; biases of queries, keys, values and outputs stay 0, as in the source.
 
     Raises:
@@ -38,19 +36,12 @@ def fit(model: Transformer, task: Trigger, train: TrainConfig, seed: int) -> Non
     """
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.rsplit(".", 1)[-1] not in ("b_Q", "b_K", "b_V", "b_O"))
-    optimizer = optimiser(model, train)
-    learning = [p for p in model.parameters() if p.requires_grad]
-    for step in range(train.steps):
-        batch = task.sample(train.batch_size, generator(seed, "data", step)).to(model.cfg.device)
-        loss = (written(model, batch) - batch.targets).square().mean()
-        if not torch.isfinite(loss):
-            raise TrainingError(f"the loss is {loss.item()} at step {step} (seed {seed}): lower lr={train.lr:g}")
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(learning, train.clip)
-        for group in optimizer.param_groups:
-            group["lr"] = train.rate(step)
-        optimizer.step()
+    for _ in train(model, task, settings, loss=_squared, seed=seed, show_progress=False):
+        pass
+
+
+def _squared(model: Transformer, batch: Triggered) -> torch.Tensor:
+    return (written(model, batch) - batch.targets).square().mean()
 
 
 def written(model: Transformer, batch: Triggered) -> torch.Tensor:

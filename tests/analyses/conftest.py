@@ -3,9 +3,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 import analyses
 from analyses.core import results
+from analyses.core.cli import main
 
 DOUBLING = '''"""Does doubling double?
 
@@ -88,3 +90,49 @@ def studies(tmp_path, monkeypatch):
             del sys.modules[name]
     if hasattr(analyses, "made_up"):
         del analyses.made_up
+
+
+@pytest.fixture
+def call(studies):
+    def call(*arguments):
+        return CliRunner().invoke(main, arguments, catch_exceptions=False)
+
+    return call
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """What is asked of figures.draw, which is not run."""
+    calls = []
+
+    def record(command):
+        calls.append(command)
+        return 3 if "broken" in command else 0
+
+    monkeypatch.setattr("analyses.core.cli.subprocess.call", record)
+    return calls
+
+
+@pytest.fixture
+def folder_of():
+    """The folder of the one result of `doubling`."""
+
+    def folder_of(studies):
+        (folder,) = (studies.results / "doubling").iterdir()
+        return folder
+
+    return folder_of
+
+
+@pytest.fixture
+def one_line():
+    """The message of a command that was refused: one line on stderr."""
+
+    def one_line(answer, exit_code=2):
+        assert answer.exit_code == exit_code
+        assert answer.stdout == ""
+        assert answer.stderr.count("\n") == 1
+        assert answer.stderr.startswith("workbench: ")
+        return answer.stderr
+
+    return one_line

@@ -7,17 +7,8 @@ import sys
 import time
 
 import pytest
-from click.testing import CliRunner
 
 from analyses.core import results
-from analyses.core.cli import main
-
-FAILING = '''"""Does it fail?"""
-from analyses.core.claims import Bound, Claim
-from analyses.made_up.doubling import COLUMNS, QUICK, Config, ratio, run
-
-CLAIMS = (Claim("doubling trebles", {kind!r}, "nobody", Bound(low=3), ratio, explanation={explanation!r}),)
-'''
 
 RUN_KEYS = {
     *("study", "profile", "config", "config_hash", "columns", "commit", "diff", "versions", "platform", "files"),
@@ -25,41 +16,7 @@ RUN_KEYS = {
 }
 
 
-@pytest.fixture
-def call(studies):
-    def call(*arguments):
-        return CliRunner().invoke(main, arguments, catch_exceptions=False)
-
-    return call
-
-
-@pytest.fixture
-def drawn(monkeypatch):
-    """What is asked of figures.draw, which is not run."""
-    calls = []
-
-    def record(command):
-        calls.append(command)
-        return 3 if "broken" in command else 0
-
-    monkeypatch.setattr("analyses.core.cli.subprocess.call", record)
-    return calls
-
-
-def folder_of(studies):
-    (folder,) = (studies.results / "doubling").iterdir()
-    return folder
-
-
-def one_line(answer, exit_code=2):
-    assert answer.exit_code == exit_code
-    assert answer.stdout == ""
-    assert answer.stderr.count("\n") == 1
-    assert answer.stderr.startswith("workbench: ")
-    return answer.stderr
-
-
-def test_the_studies_are_listed_with_their_results(call, studies):
+def test_the_studies_are_listed_with_their_results(call, studies, folder_of):
     assert "Does doubling double?" in call("list").stdout
     assert "yes" not in call("list").stdout
     call("run", "doubling", "--profile", "quick")
@@ -68,7 +25,7 @@ def test_the_studies_are_listed_with_their_results(call, studies):
     assert "damaged" in call("list").stdout
 
 
-def test_a_run_is_saved_with_its_provenance_and_found_again(call, studies):
+def test_a_run_is_saved_with_its_provenance_and_found_again(call, studies, folder_of):
     first = call("run", "doubling", "--set", "model.factor=3", "--seeds", "2", "--device", "none")
     assert (first.exit_code, "new" in first.stdout) == (0, True)
     found = results.load(folder_of(studies))
@@ -95,7 +52,7 @@ def test_a_result_found_at_another_commit_is_called_so(call, studies, monkeypatc
     assert "found, made before files changed" in call("run", "doubling").stdout
 
 
-def test_the_result_that_was_asked_for_last_is_the_latest_of_its_profile(call, studies):
+def test_the_result_that_was_asked_for_last_is_the_latest_of_its_profile(call, studies, folder_of):
     call("run", "doubling", "--profile", "quick")
     folder = folder_of(studies)
     os.utime(folder / "run.json", ns=(0, 0))
@@ -123,12 +80,12 @@ def test_all_studies_run_in_one_command(call, studies):
         (["doubling", "--results", "/dev/null/results"], "cannot write results to /dev/null/results"),
     ],
 )
-def test_a_run_that_cannot_be_is_one_line_and_writes_nothing(call, studies, arguments, message):
+def test_a_run_that_cannot_be_is_one_line_and_writes_nothing(call, studies, arguments, message, one_line):
     assert message in one_line(call("run", *arguments))
     assert not studies.results.exists()
 
 
-def test_a_study_without_seeds_says_so(call, studies):
+def test_a_study_without_seeds_says_so(call, studies, one_line):
     text = (studies.root / "analyses/made_up/doubling.py").read_text()
     studies.add(
         "seedless", text.replace("    seeds: tuple[int, ...] = (0, 1, 2)\n", "").replace(', "seeds": (0, 1)', "")
@@ -153,7 +110,7 @@ def test_a_command_that_makes_no_sense_is_a_usage_error(call, arguments):
     assert "Usage:" in answer.stderr
 
 
-def test_a_damaged_result_is_named_with_the_way_out(call, studies):
+def test_a_damaged_result_is_named_with_the_way_out(call, studies, folder_of):
     call("run", "doubling")
     (folder_of(studies) / "table.csv").write_text("x\n")
     message = one_line_after_progress(call("run", "doubling"))
@@ -182,7 +139,7 @@ def test_an_error_of_another_floor_that_carries_an_exit_code_is_one_line_and_a_b
     assert not studies.results.exists()
 
 
-def test_a_result_is_shown_with_its_provenance_config_and_columns(call, studies):
+def test_a_result_is_shown_with_its_provenance_config_and_columns(call, studies, one_line):
     call("run", "doubling")
     call("run", "doubling", "--profile", "quick")
     identifier = f"doubling/{next((studies.results / 'doubling').iterdir()).name[:8]}"
@@ -194,83 +151,6 @@ def test_a_result_is_shown_with_its_provenance_config_and_columns(call, studies)
     assert "unknown study 'doublin'" in one_line(call("show", "doublin/123"))
     assert "no results in" in one_line(call("show", "doubling/zzz"))
     assert "no result of doubling" in one_line(call("show", "doubling", "--from", "most"))
-
-
-def test_claims_read_the_kept_result_and_print_pure_json(call, studies, drawn):
-    message = one_line(call("claims"))
-    assert "no kept result of doubling: make it by `workbench run doubling && workbench keep doubling`" in message
-    assert "no full result of doubling to keep: make it by `workbench run doubling`" in one_line(
-        call("keep", "doubling")
-    )
-    assert drawn == []
-    call("run", "doubling", "--profile", "quick")
-    assert "no full result" in one_line(call("keep", "doubling"))
-    call("run", "doubling")
-    assert call("keep", "doubling").exit_code == 0
-    assert drawn[-1][1:] == ["-m", "figures.draw", "doubling", "--gallery"]
-    assert sorted(os.listdir(studies.root / "figures/data/doubling")) == ["arrays.npz", "run.json", "table.csv"]
-    answer = call("claims", "--json")
-    assert (answer.exit_code, answer.stderr) == (0, "")
-    (verdict,) = json.loads(answer.stdout)
-    assert verdict == {
-        "study": "doubling",
-        "sentence": "doubling doubles",
-        "kind": "identity",
-        "source": "arithmetic",
-        "expected": "= 2",
-        "measured": 2.0,
-        "mean": 2.0,
-        "interval": [2.0, 2.0],
-        "bootstrap": [2.0, 2.0],
-        "n": 3,
-        "holds": True,
-        "explanation": "",
-        "source_verdict": "",
-        "result": results.load(studies.root / "figures/data/doubling").id,
-        "profile": "full",
-    }
-    assert "doubling doubles" in call("claims", "doubling").stdout
-
-
-def test_claims_of_another_result_say_so(call, studies):
-    call("run", "doubling", "--profile", "quick")
-    assert "judged from quick, not from the kept results" in call("claims", "--from", "quick").stdout
-    answer = call("claims", "--from", f"doubling/{folder_of(studies).name[:8]}", "--json")
-    assert "judged from doubling/" in answer.stderr
-    assert json.loads(answer.stdout)[0]["n"] == 2
-    assert "no full result of doubling" in one_line(call("claims", "--from", "full"))
-    assert "unknown study 'dubling'" in one_line(call("claims", "dubling", "--json"))
-
-
-def test_a_kept_result_of_other_settings_is_called_so(call, studies, drawn):
-    call("run", "doubling")
-    call("keep", "doubling")
-    path = studies.root / "analyses/made_up/doubling.py"
-    studies.add("doubling", path.read_text().replace("points: int = 4", "points: int = 54"))
-    del sys.modules["analyses.made_up.doubling"]
-    assert "the kept result of doubling was made with other settings" in call("claims", "doubling").stdout
-
-
-@pytest.mark.parametrize(
-    ("kind", "explanation", "exit_code"),
-    [("identity", "why", 1), ("replication", "", 1), ("replication", "why", 0), ("finding", "", 0)],
-)
-def test_claims_exit_with_1_when_something_is_wrong(call, studies, kind, explanation, exit_code):
-    studies.add("failing", FAILING.format(kind=kind, explanation=explanation))
-    call("run", "failing", "--profile", "quick")
-    answer = call("claims", "failing", "--from", "quick", "--json")
-    assert (answer.exit_code, json.loads(answer.stdout)[0]["holds"]) == (exit_code, False)
-    table = call("claims", "failing", "--from", "quick")
-    assert (table.exit_code, "no *" in table.stdout) == (exit_code, bool(exit_code))
-
-
-def test_figures_are_drawn_by_a_process_of_their_own_whose_exit_code_counts(call, drawn, tmp_path):
-    assert call("figure", "doubling", "--from", "quick", "--results", "there", "--out", "here").exit_code == 0
-    assert drawn[-1][0] == sys.executable
-    assert drawn[-1][1:] == ["-m", "figures.draw", "doubling", "--from", "quick", "--results", "there", "--out", "here"]
-    assert call("figure", "--all").exit_code == 0
-    assert drawn[-1][1:] == ["-m", "figures.draw", "--all", "--from", "kept"]
-    assert call("figure", "broken").exit_code == 3
 
 
 def test_help_needs_nothing_heavy():

@@ -63,14 +63,22 @@ def test_the_global_random_state_is_neither_read_nor_touched(task):
 def test_a_batch_has_n_texts_of_whole_numbers_within_the_vocabulary(name, n):
     task = tasks.find(name)()
     batch = task.sample(n, generator(0, "data"))
+    width = batch.tokens.shape[1]  # of texts of many lengths: that of the longest drawn
+    assert width <= task.n_ctx if hasattr(task, "longest") else width == task.n_ctx
     for ids in (batch.tokens, batch.targets):
-        assert ids.shape == (n, task.n_ctx)
+        assert ids.shape == (n, width)
         assert ids.dtype == torch.int64
         assert ids.min() >= 0
         assert ids.max() < task.d_vocab
-    assert batch.scored.shape == (n, task.n_ctx)
+    assert batch.scored.shape == (n, width)
     assert batch.scored.dtype == torch.bool
     assert batch.scored.any(-1).all()  # every text asks something
+
+
+@pytest.mark.parametrize("name", [name for name in tasks.NAMES if {"longest", "at"} <= set(dir(tasks.find(name)))])
+def test_n_ctx_is_the_width_of_the_longest_text(name):
+    task = tasks.find(name)()
+    assert task.at(task.longest).sample(4, generator(0, "data")).tokens.shape == (4, task.n_ctx)
 
 
 def test_an_unknown_task_is_answered_with_the_known_ones():

@@ -18,6 +18,19 @@ NAMES = {
     "needles": "toy_models.tasks.needles:Needles",
     "who_did_what": "toy_models.tasks.who_did_what:WhoDidWhat",
     "hidden_source": "toy_models.tasks.hidden_source:HiddenSource",
+    "chain_pool": "toy_models.tasks.chain_pool:ChainPool",
+    "copy_end": "toy_models.tasks.copy_end:CopyEnd",
+    "copy_text": "toy_models.tasks.copy_text:CopyText",
+    "recall": "toy_models.tasks.recall:Recall",
+    "an_bn": "toy_models.tasks.an_bn:AnBn",
+    "parity": "toy_models.tasks.parity:Parity",
+    "even_pairs": "toy_models.tasks.even_pairs:EvenPairs",
+    "dyck": "toy_models.tasks.dyck:Dyck1",
+    "majority": "toy_models.tasks.majority:Majority",
+    "modular_addition": "toy_models.tasks.modular_addition:ModularAddition",
+    "count_symbols": "toy_models.tasks.count_symbols:CountSymbols",
+    "count_query": "toy_models.tasks.count_query:CountQuery",
+    "running_parity": "toy_models.tasks.running_parity:RunningParity",
 }
 
 
@@ -36,7 +49,7 @@ class Batch:
 
 @runtime_checkable
 class Task(Protocol):
-    """`d_vocab` tokens, `n_ctx` positions, and nothing else that a model needs to know."""
+    """`d_vocab` tokens, at most `n_ctx` positions, and nothing else that a model needs to know."""
 
     d_vocab: int
     n_ctx: int

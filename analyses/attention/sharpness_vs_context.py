@@ -27,6 +27,7 @@ from analyses.attention.subjects.checkpoint import Checkpoint
 from analyses.attention.subjects.scores import WITHOUT_A_TABLE, hindrance
 from analyses.attention.subjects.trained import Trained
 from analyses.core.claims import Bound, Claim
+from analyses.core.directories import checked_files
 from analyses.core.results import Result
 from analyses.core.sweep import run_jobs
 from probes.sharpness import peak_bound, spread
@@ -34,7 +35,6 @@ from toy_models.attention import attend
 from toy_models.canonical import added
 from toy_models.config import TransformerConfig
 from toy_models.errors import ConfigError
-from toy_models.hf.sums import directory_sum
 from toy_models.progress import progress
 from toy_models.tasks.text import BOS, Text
 from toy_models.train import TrainConfig
@@ -67,10 +67,7 @@ class Config:
     files: str | None = added(None)
 
     def __post_init__(self):
-        there = directory_sum(self.model) if isinstance(self.model, str) else None
-        if self.files not in (None, there):
-            raise ConfigError(f"files={self.files} is not the sum of {self.model}, {there}: leave it to be filled in")
-        object.__setattr__(self, "files", there)
+        object.__setattr__(self, "files", checked_files(self.model, self.files))
         if isinstance(self.model, TransformerConfig) and (odd := hindrance(self.model, WITHOUT_A_TABLE)):
             raise ConfigError(
                 f"the model has {odd}: this study needs scores of scale * q . k over all earlier keys: "

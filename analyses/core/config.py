@@ -87,7 +87,7 @@ def _rebuilt(config: Any, tree: Mapping[str, Mapping], prefix: str) -> Any:
     with_values = _built(dataclasses.replace, config, **{**_derived(config), **changes})
     for name, node in tree.items():
         if "parts" in node:
-            part = getattr(with_values if "value" in node else config, name)
+            part = getattr(with_values, name)
             if not _is_dataclass(part):
                 wanted = f"{prefix}{name}.{next(iter(node['parts']))}"
                 raise WorkbenchError(f"cannot set {wanted}: {prefix}{name} is {part!r}, which has no parts")

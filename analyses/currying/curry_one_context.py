@@ -8,7 +8,9 @@ and, per head, how much the context's message depends on the query (rho) and how
 
 By default small transformers are trained on a mixture of hidden sources with an exact predictor, and a chain, a die
 and a copied word are curried.  `--set model=DIRECTORY --set prompt="..."` takes a checkpoint of Hugging Face and a
-prompt of your own (token ids as 5,17,3), whose sibling is the prompt in another order unless `sibling` gives one.
+prompt of your own (token ids as 5,17,3), whose sibling is the prompt in another order unless `sibling` gives one.  A
+checkpoint gets fewer queries, one seed and the methods that take minutes, unless you say otherwise; the figure names
+the others, and `--set methods=all` runs them.
 
 Source: the study is this project's.  Nulls and siblings as controls, and what a context average is: theory/currying.md
 and theory/query_dependence.md; a prefix acts through gate and average alone: Petrov et al. 2024, arXiv:2310.19698.
@@ -22,14 +24,15 @@ import numpy as np
 import pandas as pd
 
 from analyses.core.claims import Bound, Claim
+from analyses.core.directories import checked_files
 from analyses.core.results import Result
 from analyses.core.sweep import run_jobs
 from analyses.currying.one_context.measuring import OWN, Measured, measure
+from analyses.currying.one_context.methods import ALL
 from analyses.currying.one_context.subjects import Directory, Trained
 from probes.currying.curried import NAMES
 from toy_models.config import TransformerConfig
 from toy_models.errors import ConfigError
-from toy_models.hf.sums import directory_sum
 from toy_models.progress import progress
 from toy_models.tasks.hidden_source import BOS, HiddenSource
 from toy_models.train import TrainConfig
@@ -52,11 +55,16 @@ class Queries:
             )
 
 
+QUERIES_OF_DIRECTORY = Queries(fit=80, held_out=24)
+SEEDS = ((10, 11, 12, 13, 14), (0,))  # of a model trained here (settings were chosen on seeds 0 and 1), of a directory
+
+
 @dataclass(frozen=True)
 class Config:
     """Args: contexts: sources of the task, one context of each;  prompt: a text, or ids such as 5,17,3, in place of
-    them;  sibling: another such;  methods: of `probes.currying.NAMES`, all of them if empty;  steps: of descent, for
-    each method that descends.
+    them;  sibling: another such;  methods: of `probes.currying.NAMES`, or "all"; empty it is all of them for a model
+    trained here, and what takes minutes for a directory;  steps: of descent, for each method that descends;  queries
+    and seeds that are None are filled in: of a directory fewer, and one seed.
     The model is trained here, or is a checkpoint in a Hugging Face directory, whose `files` then names the content, and
     is filled in."""
 
@@ -72,24 +80,24 @@ class Config:
     context_length: int = 20
     prompt: str = ""
     sibling: str = ""
-    queries: Queries = field(default_factory=Queries)
+    queries: Queries | None = None
     methods: tuple[str, ...] = ()
     steps: int = 16
-    seeds: tuple[int, ...] = (10, 11, 12, 13, 14)  # settings were chosen on seeds 0 and 1
+    seeds: tuple[int, ...] | None = None
     device: str = "cpu"
     files: str | None = None
 
     def __post_init__(self):
-        there = directory_sum(self.model) if isinstance(self.model, str) else None
-        if self.files not in (None, there):
-            raise ConfigError(f"files={self.files} is not the sum of {self.model}, {there}: leave it to be filled in")
-        object.__setattr__(self, "files", there)
+        object.__setattr__(self, "files", checked_files(self.model, self.files))
+        for name, values in (("queries", (Queries(), QUERIES_OF_DIRECTORY)), ("seeds", SEEDS)):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, values[isinstance(self.model, str)])
         if isinstance(self.model, str) and not self.prompt:
             raise ConfigError(f'model={self.model} needs a context of yours: --set prompt="..." or prompt=5,17,3')
         if self.sibling and not self.prompt:
             raise ConfigError(f"sibling={self.sibling!r} stands beside a prompt, and there is none: set prompt too")
-        if unknown := sorted(set(self.methods) - set(NAMES)):
-            raise ConfigError(f"methods={self.methods}: there is no {unknown[0]!r}, only {', '.join(NAMES)}")
+        if unknown := sorted(set(self.methods) - {*NAMES, ALL}):
+            raise ConfigError(f"methods={self.methods}: there is no {unknown[0]!r}, only {', '.join(NAMES)}, or {ALL}")
         odd = sorted(set(self.contexts) - set(self.task.sources))
         if odd or not self.contexts:
             raise ConfigError(f"contexts={self.contexts} must be some of {', '.join(self.task.sources)}")

@@ -25,6 +25,7 @@ import torch
 import analyses.glasses.pairs.models as models
 import analyses.glasses.pairs.one_head as one_head
 import analyses.glasses.pairs.texts as texts
+from analyses.core.directories import checked_files
 from analyses.core.results import Result
 from analyses.core.sweep import run_jobs
 from analyses.glasses.pairs.collapse_claims import CLAIMS
@@ -64,7 +65,7 @@ class Config:
     files: str | None = added(None)
 
     def __post_init__(self):
-        object.__setattr__(self, "files", models.checked_files(self.model, self.files))
+        object.__setattr__(self, "files", checked_files(self.model, self.files))
         models.check_lengths(self.lengths, self.shape.n_ctx, self.prompt)
         for position in self.positions:
             models.with_position(self.shape, position)

@@ -32,6 +32,7 @@ import torch
 import analyses.glasses.pairs.models as models
 import analyses.glasses.pairs.one_head as one_head
 import analyses.glasses.pairs.texts as texts
+from analyses.core.directories import checked_files
 from analyses.core.results import Result
 from analyses.core.sweep import run_jobs
 from analyses.glasses.pairs.models import NONE
@@ -90,7 +91,7 @@ class Config:
     files: str | None = added(None)
 
     def __post_init__(self):
-        object.__setattr__(self, "files", models.checked_files(self.model, self.files))
+        object.__setattr__(self, "files", checked_files(self.model, self.files))
         for name in self.formats:
             if name not in precision.FORMATS:
                 raise ConfigError(f"unknown number format {name!r}: choose among {', '.join(precision.FORMATS)}")

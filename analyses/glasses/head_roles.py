@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 
 from analyses.core.claims import Bound, Claim
+from analyses.core.directories import checked_files
 from analyses.core.results import Result
 from analyses.core.sweep import run_jobs
 from analyses.glasses.roles.readings import FREQUENCIES, TRAINED, kept, positional_excess, slow_share
@@ -30,7 +31,6 @@ from toy_models import byte_models
 from toy_models.canonical import added
 from toy_models.config import TransformerConfig
 from toy_models.errors import ConfigError
-from toy_models.hf.sums import directory_sum
 from toy_models.tasks.text import Text
 from toy_models.train import TrainConfig
 
@@ -63,10 +63,7 @@ class Config:
     files: str | None = added(None)
 
     def __post_init__(self):
-        there = directory_sum(self.model) if isinstance(self.model, str) else None
-        if self.files not in (None, there):
-            raise ConfigError(f"files={self.files} is not the sum of {self.model}, {there}: leave it to be filled in")
-        object.__setattr__(self, "files", there)
+        object.__setattr__(self, "files", checked_files(self.model, self.files))
         longest = self.task.n_ctx if isinstance(self.model, TransformerConfig) else math.inf
         if not 7 <= self.length <= longest or self.texts < 1:
             raise ConfigError(

@@ -22,6 +22,7 @@ import pandas as pd
 
 import analyses.glasses.squashing.arms as arms
 from analyses.core.claims import Bound, Claim
+from analyses.core.directories import checked_files
 from analyses.core.results import Result
 from analyses.core.sweep import run_jobs
 from analyses.glasses.squashing.arms import (
@@ -38,7 +39,6 @@ from analyses.glasses.squashing.arms import (
 from toy_models.canonical import added
 from toy_models.config import TransformerConfig
 from toy_models.errors import ConfigError
-from toy_models.hf.sums import directory_sum
 from toy_models.tasks.text import BOS, Text
 from toy_models.train import TrainConfig
 
@@ -70,10 +70,7 @@ class Config:
     files: str | None = added(None)
 
     def __post_init__(self):
-        there = directory_sum(self.model) if isinstance(self.model, str) else None
-        if self.files not in (None, there):
-            raise ConfigError(f"files={self.files} is not the sum of {self.model}, {there}: leave it to be filled in")
-        object.__setattr__(self, "files", there)
+        object.__setattr__(self, "files", checked_files(self.model, self.files))
         if not self.lengths or min(self.texts, self.depth, self.exact_tokens) < 1:
             raise ConfigError(
                 f"texts={self.texts}, depth={self.depth}, exact_tokens={self.exact_tokens}, lengths={self.lengths}: "

@@ -19,10 +19,10 @@ import numpy as np
 import pandas as pd
 
 from analyses.core.claims import Bound, Claim
+from analyses.core.directories import checked_files
 from analyses.core.results import Result, results_root
 from toy_models import byte_models
 from toy_models.errors import ConfigError, ModelError
-from toy_models.hf.sums import directory_sum
 from toy_models.tasks.repeated_blocks import RepeatedBlocks
 
 BYTE_MODEL, CONSTRUCTED = "byte model", "constructed"
@@ -54,10 +54,8 @@ class Config:
                 f"period={self.period}, copies={self.copies}, texts={self.texts}: a text needs a block of 2 tokens or "
                 f"more, 2 copies or more, and there must be a text"
             )
-        there = None if self.model in (BYTE_MODEL, CONSTRUCTED) else directory_sum(self.model)
-        if self.files not in (None, there):
-            raise ConfigError(f"files={self.files} is not the sum of {self.model}, {there}: leave it to be filled in")
-        object.__setattr__(self, "files", there)
+        directory = None if self.model in (BYTE_MODEL, CONSTRUCTED) else self.model
+        object.__setattr__(self, "files", checked_files(directory, self.files))
 
 
 QUICK = {"model": CONSTRUCTED, "copies": 3, "texts": 2, "seeds": (0, 1)}

@@ -155,7 +155,10 @@ def caption(tables: Mapping[str, Result]) -> str:
     sources = {"own": "the model's own samples behind the context", "uniform": "uniform tokens"}
     queries = config["queries"]
     told = [_told(result, column, name) for column, name in enumerate(result.run["contexts"])]
-    refused = [f"{label} ({why})" for label, why in result.run["refused"].items()]
+    reasons: dict[str, list[str]] = {}
+    for label, why in result.run["refused"].items():
+        reasons.setdefault(why, []).append(label)
+    refused = [f"{', '.join(labels)} ({why})" for why, labels in reasons.items()]
     return (
         f"{_subject(config)}, {n} seed{'s' if n > 1 else ''} (faint; large: means), on "
         f"{' to '.join(map(str, held))} held-out queries of {queries['length']} tokens, {sources[queries['source']]}. "

@@ -23,7 +23,6 @@ from probes.currying.curried import Fit
 from probes.currying.least_squares import BEFORE, WRITTEN, missing, refuse_norm_after_attention
 from probes.currying.oracle import Oracle
 from probes.currying.reading import Read, Reader
-from probes.currying.solving import kl
 from probes.currying.stream import Stream
 from probes.errors import ProbeInputError
 
@@ -49,13 +48,15 @@ def bias(oracle: Oracle, queries: Int[Tensor, "batch query"], *, steps: int = 10
         raise ProbeInputError("bias adds to the logits, and output_logits_soft_cap bends them: take bigram_shift")
     if "unembed.b_U" not in dict(model.named_parameters()):
         raise ProbeInputError("bias is added to unembed.b_U, and the model has no such parameter: take bigram_shift")
-    target, now = oracle.logits(queries).double(), _bare_logits(oracle, queries).double()
+    now = _bare_logits(oracle, queries).double().flatten(0, 1)
+    wanted = oracle.logits(queries).double().softmax(-1).mean((0, 1))
     shift = torch.zeros(now.shape[-1], dtype=torch.float64, device=now.device, requires_grad=True)
     search = torch.optim.LBFGS([shift], max_iter=steps, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         search.zero_grad()
-        value = kl(target, now + shift).mean()
+        # The mean KL, less what does not depend on the shift.
+        value = (now + shift).logsumexp(-1).mean() - wanted @ shift
         value.backward()
         return value
 

@@ -6,7 +6,7 @@ never sees it, so its keys and values are computed once.
 
 import copy
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -59,6 +59,7 @@ class Oracle:
                 f"shorten the context to at most {model.cfg.n_ctx - len(self._bos()) - 1} tokens"
             )
         self.past, self.values = self._prefix()
+        self._known: dict[tuple, Any] = {}
 
     def _bos(self) -> Tensor:
         return torch.tensor([] if self.bos_id is None else [self.bos_id], dtype=torch.long)
@@ -84,6 +85,17 @@ class Oracle:
     def weights_hash(self) -> str:
         """Twelve hexadecimal digits that stand for the model's weights."""
         return digest(weight for _, weight in sorted(self.model.named_parameters()))
+
+    def once(self, what: str, queries: Int[Tensor, "batch query"], make: Callable[[], Any]) -> Any:
+        """What `make` gives, made once for these queries: several methods are held against the same oracle.
+
+        Args:
+            what: a name for it.
+        """
+        key = (what, digest([queries]))
+        if key not in self._known:
+            self._known[key] = make()
+        return self._known[key]
 
     def copy_of_model(self) -> Any:
         """A model of one's own to edit."""

@@ -78,18 +78,20 @@ def compare(
     """
     require_comparable(curried, oracle, queries)
     bare = AfterBos(oracle.bos_id, len(curried.context) if curried.provenance.positions == "shift" else 0)
-    readings = {"curried": (curried.model, curried.reader), "none": (oracle.model, bare)}
+    readings = {"curried": (curried.model, curried.reader)}
     if sibling is not None:
         require_comparable(sibling, oracle, queries)
         readings["sibling"] = (sibling.model, sibling.reader)
-    for model, reader in readings.values():
+    for model, reader in ((oracle.model, bare), *readings.values()):
         check_queries(model, queries, reader.length)
     found = _readings(oracle, queries, readings)
+    nothing = {"none": (oracle.model, bare)}
+    found |= oracle.once(f"none {bare.length}", queries, lambda: _readings(oracle, queries, nothing))
     mean = {name: one.kl.mean() / len(queries) for name, one in found.items()}
     far = mean["none"].item() >= SMALLEST_BASELINE
     weights = _weights(curried, oracle)
     qk, ov = gauge_free(oracle.model, curried.model)
-    rho, gate = _heads(oracle, queries)
+    rho, gate = oracle.once("heads", queries, lambda: _heads(oracle, queries))
     return CurryReport(
         kl=mean["curried"],
         kl_per_position=found["curried"].kl / len(queries),

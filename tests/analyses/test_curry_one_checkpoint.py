@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -59,6 +60,26 @@ def test_a_prompt_is_curried_by_every_method_or_the_reason_is_told(name, request
     assert rows.loc["sink", "baseline_kl"] == rows.loc["none", "kl"]
     made = curry(model, oracle.context, "sink", generator=torch.Generator().manual_seed(0))
     assert rows.loc["sink", "bytes"] == made.stored_bytes
+
+
+def test_a_directory_gets_what_takes_minutes_unless_more_is_asked_for(llama_directory):
+    given = {"model": str(llama_directory), "prompt": PROMPT}
+    modest = configure(subject.Config, given)
+    assert (modest.queries.fit, modest.queries.held_out, modest.seeds) == (80, 24, (0,))
+    assert configure(subject.Config, {**given, "queries.length": "4"}).queries == replace(modest.queries, length=4)
+    assert configure(subject.Config, {}).queries == subject.Queries()
+    assert methods.chosen(modest.methods, True) == methods.OF_DIRECTORY
+    assert methods.chosen((), False) == methods.chosen(("all",), True) == tuple(NAMES)
+    told = methods.left_out((), True)
+    assert set(told) == set(NAMES) - set(methods.OF_DIRECTORY)
+    assert "--set methods=all" in told["lora"]
+    assert methods.left_out(("kv",), True) == methods.left_out((), False) == methods.LEFT_OUT
+
+
+def test_a_directory_runs_the_slow_methods_when_asked(llama_directory):
+    found = subject.run(config(llama_directory, methods=("kv", "lora")))
+    assert found.table.method.tolist() == ["kv", "lora 1"]
+    assert set(found.measured_with["refused"]) == set(methods.LEFT_OUT)
 
 
 def test_the_same_prompt_gives_the_same_table_as_text_or_as_ids(llama_directory):

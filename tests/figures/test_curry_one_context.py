@@ -112,3 +112,7 @@ def test_the_caption_says_what_was_measured():
     assert subject.caption({"curry_one_context": mine}).startswith("One prompt curried into gpt2, 1 seed (faint")
     quiet = result({"prompt": dict.fromkeys(SHARES, np.nan)}, 1, model="gpt2", prompt="a text")
     assert "says almost nothing; rho of the last layer" in subject.caption({"curry_one_context": quiet})
+    many = result()
+    many.run["refused"] = {"lora": "asked for by name", "sink_r": "needs register tokens", "lsq": "asked for by name"}
+    told = subject.caption({"curry_one_context": many})
+    assert told.endswith("Not drawn: lora, lsq (asked for by name); sink_r (needs register tokens).")

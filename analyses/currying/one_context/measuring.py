@@ -8,13 +8,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from analyses.core.errors import WorkbenchError
-from analyses.currying.one_context.methods import LEFT_OUT, NULL, OTHERS, SHARED, Setting, settings
+from analyses.currying.one_context.methods import NULL, OTHERS, SHARED, Setting, chosen, left_out, settings
 from analyses.currying.one_context.subjects import Case
 from probes.currying.curried import Curried, curry
 from probes.currying.oracle import Oracle
 from probes.currying.reading import uniform_queries
 from probes.currying.report import CurryReport, compare
 from probes.errors import ProbeInputError
+from toy_models.generation import choose
 from toy_models.seeding import generator
 
 OWN, UNIFORM = "own", "uniform"
@@ -46,10 +47,11 @@ def measure(model, born, case: Case, config, seed: int) -> Measured:
     fit = {name: queries(model, x, config, seed, f"fit {name} {case.name}") for name, x in contexts.items()}
     drawn = queries(model, case.context, config, seed, f"held out {case.name}", held_out=True)
     held = without(drawn, *fit.values())
-    found = Measured(refused=dict(LEFT_OUT))
+    directory = isinstance(config.model, str)
+    found = Measured(refused=left_out(config.methods, directory))
     found.born_rho, found.born_gate = _heads(Oracle(born, case.context), held, found.refused)
     whole = _whole(oracle, held)
-    for setting in settings(config.steps, oracle.text.shape[1], config.methods):
+    for setting in settings(config.steps, oracle.text.shape[1], chosen(config.methods, directory)):
         try:
             made = _curry(model, case.context, setting, fit["context"])
             sibling = _curry(model, case.sibling, setting, fit[SIBLING]) if setting.method in SHARED else None
@@ -153,8 +155,23 @@ def queries(
         return uniform_queries(model, n, asked.length, draw)
     bos = model.cfg.bos_id
     start = torch.cat([torch.tensor([] if bos is None else [bos], dtype=torch.long), context])
-    text = model.generate(start.expand(n, -1), asked.length, temperature=1.0, generator=draw)[:, len(start) :]
+    text = _continued(model, start, n, asked.length, draw)
     return text if bos is None else text[(text != bos).all(1)]
+
+
+@torch.no_grad()
+def _continued(
+    model, start: Int[Tensor, " pos"], n: int, length: int, draw: torch.Generator
+) -> Int[Tensor, "batch query"]:
+    """n samples of the model behind one text, which it reads once for all of them."""
+    past = model.empty_cache()
+    logits = model(start[None].to(model.cfg.device), past=past)[:, -1].expand(n, -1)
+    past, text = past.prefix(past.length, n), []
+    for _ in range(length):
+        if text:
+            logits = model(text[-1][:, None], past=past)[:, -1]
+        text.append(choose(logits, 1.0, draw))
+    return torch.stack(text, 1).cpu()
 
 
 def without(drawn: Int[Tensor, "batch query"], *fitted: Int[Tensor, "rows query"]) -> Int[Tensor, "fewer query"]:

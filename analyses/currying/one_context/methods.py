@@ -21,6 +21,10 @@ FAMILIES = {
     **dict.fromkeys(("gradient", "distill_gradient"), STEP),
 }
 LEFT_OUT = {"sink_r": "needs register tokens that the model was trained with; without them it is sink"}
+ALL = "all"  # of the methods, asked for by one word
+# What a checkpoint of the size of GPT-2 small goes through in minutes: the others descend, or solve for every token.
+OF_DIRECTORY = ("kv", "sink", "lsq_o", *NULLS)
+NOT_ASKED = f"not run on a checkpoint unless asked for, by --set methods={ALL} or by its name there"
 OTHERS = "sink"  # by which a context of the same task, or of another, is put into weights
 SHARED = ("sink", "lsq_o")  # methods whose W' of a sibling gives the context's own share
 
@@ -44,15 +48,31 @@ class Setting:
         return FAMILIES.get(self.method, EDIT)
 
 
-def settings(steps: int, longest: int, chosen: tuple[str, ...] = ()) -> Iterator[Setting]:
-    """Every method, in the order of `probes.currying.NAMES`.
+def chosen(methods: tuple[str, ...], directory: bool) -> tuple[str, ...]:
+    """The methods that a config asks for: those it names; all of them for "all", or for none if it trains its model;
+    of a directory otherwise those that take minutes."""
+    if ALL in methods or not (methods or directory):
+        return tuple(NAMES)
+    return methods or OF_DIRECTORY
+
+
+def left_out(methods: tuple[str, ...], directory: bool) -> dict[str, str]:
+    """What nobody excluded and is not run all the same, and why."""
+    found = dict(LEFT_OUT)
+    if directory and not methods:
+        found |= {name: NOT_ASKED for name in NAMES if name not in (*OF_DIRECTORY, *LEFT_OUT)}
+    return found
+
+
+def settings(steps: int, longest: int, methods: tuple[str, ...] = ()) -> Iterator[Setting]:
+    """The settings of every method, in the order of `probes.currying.NAMES`.
 
     Args:
         steps: of descent, for each method that descends.
         longest: keys of BOS and context together: more pairs than that say no more.
-        chosen: methods, all of them if empty.
+        methods: which; all of them if empty.
     """
-    for method in [name for name in NAMES if name not in LEFT_OUT and (not chosen or name in chosen)]:
+    for method in [name for name in NAMES if name not in LEFT_OUT and (not methods or name in methods)]:
         known = inspect.signature(method_called(method, {})).parameters
         for options in SETTINGS.get(method, ({},)):
             r = next(iter(options.values()), int(method == "sink"))

@@ -6,7 +6,6 @@ import torch
 
 from toy_models.config import TransformerConfig
 from toy_models.errors import ConfigError
-from toy_models.hf.sums import directory_sum
 from toy_models.positions.alibi import Alibi
 
 NONE, ROPE, STEEP, SHALLOW, LEARNED = "none", "rope", "alibi 1/2", "alibi 1/256", "learned"
@@ -32,18 +31,6 @@ def random_model(shape: TransformerConfig, position: str, seed: int):
     from toy_models import Transformer
 
     return Transformer(with_position(shape, position), seed=seed)
-
-
-def checked_files(model: str | None, files: str | None) -> str | None:
-    """The sum over a directory's files, which names its content in a config; None without one.
-
-    Raises:
-        ConfigError: a sum that is not that of the directory.
-    """
-    there = None if model is None else directory_sum(model)
-    if files not in (None, there):
-        raise ConfigError(f"files={files} is not the sum of {model}, {there}: leave it to be filled in")
-    return there
 
 
 def open_checkpoint(directory: str, longest: int, device: str):

@@ -58,6 +58,17 @@ def test_chunks_add_up_to_the_whole(monkeypatch):
     torch.testing.assert_close(parts.entity_error, whole.entity_error, atol=1e-10, rtol=0)
 
 
+def test_one_oracle_for_several_reports_gives_what_a_new_one_gives_for_each():
+    model = net()
+    shared, fit = Oracle(model, context()), queries(model, 60)
+    for method, positions, seed in (("sink", "restart", 1), ("none", "shift", 1), ("steer", "restart", 2)):
+        curried, held = curry(model, context(), method, fit, positions=positions), queries(model, seed=seed)
+        for _ in range(2):
+            again, anew = (compare(curried, oracle, held) for oracle in (shared, Oracle(model, context())))
+            for name in ("kl", "baseline_kl", "baseline_entity_error", "rho", "gate"):
+                assert torch.equal(getattr(again, name), getattr(anew, name))
+
+
 def test_entities_that_hardly_differ_are_measured_by_their_size():
     model = net("no positions, attention only", n_layers=1)
     with torch.no_grad():

@@ -12,7 +12,7 @@ With u = sigmoid(s) tanh(s) and f = sigmoid(s), after n a's and m b's
 which is n - m where s is large enough that f and u round to 1 (s >= 38 in float64, 18 in float32), and else falls short
 of it by about (1 - f) n^2 / 2 after the a's, and ends at -(1 - f) n^2 instead of 0.
 
-Source: Weiss, Goldberg & Yahav 2018, arXiv:1805.04908, section 3: a saturated LSTM is a counter machine.
+Source: Weiss, Goldberg & Yahav 2018, arXiv:1805.04908: an LSTM with saturated gates is a counter machine.
 """
 
 import math

@@ -6,7 +6,8 @@
             h_t     = o tanh(c_t)                              state: what is read, between -1 and 1
     RNN     h_t     = tanh(x_t W_in + h_{t-1} W_rec + b)
 
-c and h are 0 before the first token.  The input's part is one product over all positions; the rest is the loop below.
+c and h are 0 before the first token.  The input's part is one product over all positions; the rest is a loop, in
+cells.py.
 
 Hooks of layer l, under `blocks.{l}.`:
 
@@ -32,6 +33,7 @@ from torch import nn
 from transformer_lens import ActivationCache, HookedRootModule
 from transformer_lens.hook_points import HookPoint
 
+from toy_models.cells import LAYERS, memory
 from toy_models.config import DTYPES
 from toy_models.errors import ConfigError, InputError
 from toy_models.seeding import generator
@@ -77,79 +79,12 @@ class RecurrentConfig:
         object.__setattr__(self, "device", str(self.device))
 
 
-class Layer(nn.Module):
-    """What both kinds share: weights by gate, and the points that fire at every step."""
-
-    gates: tuple[str, ...]  # the order of the weights
-
-    def __init__(self, config: RecurrentConfig, d_in: int):
-        super().__init__()
-        n, d_hidden = len(self.gates), config.d_hidden
-        self.W_in = _memory(config, n, d_in, d_hidden)
-        self.W_rec = _memory(config, n, d_hidden, d_hidden)
-        self.b = _memory(config, n, d_hidden)
-        self.hook_state_before = HookPoint()
-        self.hook_state = HookPoint()
-
-    def _driven(self, x: Float[torch.Tensor, "batch pos d_in"]) -> tuple[torch.Tensor, ...]:
-        """x W_in + b, one (batch, gate * d_hidden) for each position."""
-        return (torch.einsum("bpd,gdh->pbgh", x, self.W_in) + self.b).flatten(2).unbind(0)
-
-    def _recurrent(self) -> Float[torch.Tensor, "d_hidden gate_and_hidden"]:
-        return self.W_rec.transpose(0, 1).flatten(1)
-
-
-class RNNLayer(Layer):
-    """h_t = tanh(x_t W_in + h_{t-1} W_rec + b)."""
-
-    gates = ("candidate",)
-
-    def forward(self, x: Float[torch.Tensor, "batch pos d_in"]) -> Float[torch.Tensor, "batch pos d_hidden"]:
-        state, states, recurrent = x.new_zeros(len(x), self.b.shape[-1]), [], self._recurrent()
-        for at, driven in enumerate(self._driven(x)):
-            state = torch.addmm(driven, _before(self.hook_state_before, state, at), recurrent).tanh()
-            states.append(state)
-        return self.hook_state(torch.stack(states, 1))
-
-
-class LSTMLayer(Layer):
-    """c_t = f c_{t-1} + i g, h_t = o tanh(c_t); the gates of all cells of a step in one product."""
-
-    gates = ("input_gate", "forget_gate", "output_gate", "candidate")
-
-    def __init__(self, config: RecurrentConfig, d_in: int):
-        super().__init__(config, d_in)
-        for gate in self.gates:
-            setattr(self, f"hook_{gate}", HookPoint())
-        self.hook_cell_before, self.hook_cell = HookPoint(), HookPoint()
-
-    def forward(self, x: Float[torch.Tensor, "batch pos d_in"]) -> Float[torch.Tensor, "batch pos d_hidden"]:
-        d_hidden, recurrent = self.b.shape[-1], self._recurrent()
-        cell = state = x.new_zeros(len(x), d_hidden)
-        steps = []
-        for at, driven in enumerate(self._driven(x)):
-            cell, state = _before(self.hook_cell_before, cell, at), _before(self.hook_state_before, state, at)
-            total = torch.addmm(driven, state, recurrent)
-            i, f, o = total[:, : 3 * d_hidden].sigmoid().chunk(3, -1)
-            g = total[:, 3 * d_hidden :].tanh()
-            cell = torch.addcmul(f * cell, i, g)
-            state = o * cell.tanh()
-            steps.append((i, f, o, g, cell, state))
-        *history, states = zip(*steps, strict=True)
-        for name, values in zip((*self.gates, "cell"), history, strict=True):
-            _tell(getattr(self, f"hook_{name}"), values)
-        return self.hook_state(torch.stack(states, 1))
-
-
-LAYERS = {"lstm": LSTMLayer, "rnn": RNNLayer}
-
-
 class Embed(nn.Module):
     """Rows of W_E."""
 
     def __init__(self, config: RecurrentConfig):
         super().__init__()
-        self.W_E = _memory(config, config.d_vocab, config.d_model)
+        self.W_E = memory(config.dtype, config.d_vocab, config.d_model)
 
     def forward(self, tokens: Int[torch.Tensor, "batch pos"]) -> Float[torch.Tensor, "batch pos d_model"]:
         return self.W_E[tokens]
@@ -160,7 +95,8 @@ class Unembed(nn.Module):
 
     def __init__(self, config: RecurrentConfig):
         super().__init__()
-        self.W_U, self.b_U = _memory(config, config.d_hidden, config.d_vocab_out), _memory(config, config.d_vocab_out)
+        self.W_U = memory(config.dtype, config.d_hidden, config.d_vocab_out)
+        self.b_U = memory(config.dtype, config.d_vocab_out)
 
     def forward(self, x: Float[torch.Tensor, "batch pos d_hidden"]) -> Float[torch.Tensor, "batch pos d_vocab_out"]:
         return x @ self.W_U + self.b_U
@@ -180,7 +116,7 @@ class Recurrent(HookedRootModule):
         self.embed = Embed(config)
         self.hook_embed = HookPoint()  # batch pos d_model
         widths = (config.d_model, *[config.d_hidden] * (config.n_layers - 1))
-        self.blocks = nn.ModuleList(LAYERS[config.kind](config, d_in) for d_in in widths)
+        self.blocks = nn.ModuleList(LAYERS[config.kind](d_in, config.d_hidden, config.dtype) for d_in in widths)
         self.unembed = Unembed(config)
         self.reset_parameters(seed)
         self.setup()
@@ -274,30 +210,3 @@ class Recurrent(HookedRootModule):
         becomes = fn(self.unembed.W_U.detach()[:0])
         self.cfg = replace(self.cfg, dtype=becomes.dtype, device=str(becomes.device))
         return super()._apply(fn, recurse)
-
-
-def _memory(config: RecurrentConfig, *shape: int) -> nn.Parameter:
-    return nn.Parameter(torch.empty(*shape, dtype=config.dtype))
-
-
-def _before(point: HookPoint, value: Float[torch.Tensor, "batch d_hidden"], at: int) -> torch.Tensor:
-    """What step `at` starts from, after the hooks; a copy for them, since they may write in place."""
-    if not (point.fwd_hooks or point.bwd_hooks):
-        return value
-    point.ctx["pos"] = at
-    left = point(value[:, None].clone())[:, 0]
-    del point.ctx["pos"]
-    return left
-
-
-def _tell(point: HookPoint, values: tuple[torch.Tensor, ...]) -> None:
-    """Show what was computed, all positions at once, and refuse an edit of it."""
-    if not point.fwd_hooks:
-        return
-    told = torch.stack(values, 1)
-    left = point(told.clone())
-    if left.shape != told.shape or not torch.allclose(left, told, rtol=0, atol=0, equal_nan=True):
-        raise InputError(
-            f"an edit of {point.name} would change nothing, since its steps are over: edit hook_cell_before or "
-            f"hook_state_before"
-        )

@@ -1,0 +1,1 @@
+"""What `assay` asks, whom, and how an answer is read."""

@@ -1,0 +1,1 @@
+"""Nets that the counting studies train, and how they are asked."""

@@ -1,0 +1,1 @@
+"""Nets asked about texts longer than any that they were trained on."""

@@ -1,0 +1,1 @@
+"""Nets that copy one end of a run, how they are asked, and what is claimed of them."""

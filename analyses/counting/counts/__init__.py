@@ -1,0 +1,1 @@
+"""What nets that count are asked, and what they tell."""

@@ -1,0 +1,1 @@
+"""Counting in texts that grow: what is trained and asked, and the sentence that counts cannot be told from."""

@@ -22,10 +22,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from probes.currying.comparable import SMALLEST_BASELINE, require_comparable
 from probes.currying.curried import Curried, require_same_space
 from probes.currying.distances import MATRICES
 from probes.currying.oracle import Oracle
-from probes.currying.report import SMALLEST_BASELINE, require_comparable
 from probes.currying.solving import kl
 from probes.errors import ProbeInputError
 

@@ -24,11 +24,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from probes.currying.comparable import require_comparable
 from probes.currying.cone import best_within
 from probes.currying.curried import Curried, require_same_space, updated
 from probes.currying.distances import factors
 from probes.currying.oracle import Oracle
-from probes.currying.report import require_comparable
 from probes.errors import ProbeInputError
 from probes.locality import Path, require_same_reading, steps_against, walk
 from probes.weights import head_weights

@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from probes.currying.comparable import ENTITY_FLOOR
 from probes.currying.oracle import Oracle
 from probes.currying.reading import Reader, sites
-from probes.currying.report import ENTITY_FLOOR
 from probes.currying.solving import kl
 from probes.errors import ProbeInputError
 

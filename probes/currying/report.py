@@ -4,6 +4,7 @@
     share removed   1 - kl / kl of `none` at the same positions; undefined (None) where that is below 1e-3 nats
     context share   1 - kl / kl of a sibling: W' made from another context of the same task, read on this oracle
     entity error    |e' - e|_F / max(|e - mean e|_F, 0.03 |e|_F) per site; the mean is over all rows
+    exact kl        KL(exact || oracle), of curried and of `none`, where somebody knows what Bayes's rule says
 
 The floor keeps a site whose entities hardly differ from making much of nothing.  Outputs may agree where entities do
 not: read both.  A sibling, or a W' of another task, is `curry` of that context, given here as `sibling`.
@@ -11,7 +12,7 @@ not: read both.  A sibling, or a W' of another task, is `curry` of that context,
 Source: ours; theory/currying.md has the derivations.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,16 +20,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from probes.currying.comparable import ENTITY_FLOOR, SMALLEST_BASELINE, require_comparable
 from probes.currying.curried import Curried
+from probes.currying.directions import Directions, directions
 from probes.currying.distances import MATRICES, gauge_free, participation, spectrum, stable_rank
 from probes.currying.oracle import Oracle
-from probes.currying.reading import AfterBos, Reader, check_queries, rows_in_common, sites
+from probes.currying.reading import AfterBos, Reader, check_queries, sites
 from probes.currying.solving import kl
 from probes.currying.stream import Stream
-from probes.errors import ProbeInputError
 
-SMALLEST_BASELINE = 1e-3  # nats: below it there is nothing to remove
-ENTITY_FLOOR = 0.03  # of |e|_F
 CHUNK = 2**24  # logits held at once
 
 
@@ -62,19 +62,31 @@ class CurryReport:
     gate: Float[Tensor, "layer head"] = field(metadata={"unit": "share"})
     stored_bytes: int = field(metadata={"unit": "bytes"})
     token_forwards: int
+    exact_kl: Float[Tensor, "oracle_curried_none"] | None = field(default=None, metadata={"unit": "nats"})
+    directions: Directions | None = None
 
 
 def compare(
-    curried: Curried, oracle: Oracle, queries: Int[Tensor, "batch query"], *, sibling: Curried | None = None
+    curried: Curried,
+    oracle: Oracle,
+    queries: Int[Tensor, "batch query"],
+    *,
+    sibling: Curried | None = None,
+    exact: Callable[[Tensor], Tensor] | None = None,
+    gradient: dict[str, Tensor] | None = None,
 ) -> CurryReport:
     """Measure a curried model on queries that it was not fitted on.
 
     Args:
         oracle: of the same weights; of another context it shows what W' is worth there.
         sibling: W' of another context, by the same method, for `context_share`.
+        exact: from texts (batch, pos), BOS first, to the log probabilities (batch, pos, d_vocab) that Bayes's rule
+            gives the next token, for `exact_kl`; such as a task's `predict`.
+        gradient: of a loss, for `directions`: cosines, and the share within an angle, which costs a search.
 
     Raises:
-        ProbeInputError: queries that the fit has seen, an oracle of other weights, or queries that do not fit.
+        ProbeInputError: queries that the fit has seen, an oracle of other weights, or queries that do not fit; with a
+            gradient what `directions` refuses.
     """
     require_comparable(curried, oracle, queries)
     bare = AfterBos(oracle.bos_id, len(curried.context) if curried.provenance.positions == "shift" else 0)
@@ -113,6 +125,8 @@ def compare(
         gate=gate,
         stored_bytes=curried.stored_bytes,
         token_forwards=curried.token_forwards,
+        exact_kl=None if exact is None else _from_exact(exact, oracle, queries, (readings["curried"], nothing["none"])),
+        directions=None if gradient is None else directions(curried, oracle, queries, gradient),
     )
 
 
@@ -163,6 +177,21 @@ def _readings(oracle: Oracle, queries: Tensor, readings: dict[str, tuple[Any, Re
         for name, (model, reader) in readings.items():
             found[name].add(target, _ordered(reader.read(model, some, wanted), wanted))
     return found
+
+
+@torch.no_grad()
+def _from_exact(
+    exact: Callable[[Tensor], Tensor], oracle: Oracle, queries: Tensor, readings: tuple[tuple[Any, Reader], ...]
+) -> Float[Tensor, "oracle_curried_none"]:
+    """KL(exact || each), mean over queries and positions; what is impossible adds nothing."""
+    total, before = torch.zeros(1 + len(readings), dtype=torch.float64), oracle.text.shape[1]
+    for some in _chunks(oracle, queries):
+        said = (oracle.logits(some), *(reader.read(model, some)[0] for model, reader in readings))
+        wanted = exact(torch.cat([oracle.text.expand(len(some), -1), some], 1))[:, before:].double().cpu()
+        for i, logits in enumerate(said):
+            off = wanted.exp() * (wanted - logits.double().cpu().log_softmax(-1))
+            total[i] += off.where(wanted > -torch.inf, 0.0).sum()
+    return total / queries.numel()
 
 
 def _ordered(read: tuple[Tensor, dict[str, Tensor]], wanted: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -216,22 +245,3 @@ def leakage(curried: Curried, queries: Int[Tensor, "batch query"]) -> Float[Tens
                 found[layer, part] = (size[:, reader.length :].mean() / size[0, 0]).cpu()
         stream.advance()
     return found
-
-
-def require_comparable(curried: Curried, oracle: Oracle, queries: Int[Tensor, "batch query"]) -> None:
-    """Refuse a curried model and an oracle that do not belong together, or queries that show nothing.
-
-    Raises:
-        ProbeInputError: an oracle of other weights, queries that do not fit, or that the fit has seen.
-    """
-    if curried.provenance.weights_hash != oracle.weights_hash:
-        raise ProbeInputError(
-            f"the curried model comes from weights {curried.provenance.weights_hash}, the oracle has "
-            f"{oracle.weights_hash}: make both from the same model"
-        )
-    check_queries(oracle.model, queries, oracle.text.shape[1])
-    seen = 0 if curried.fit_queries is None else rows_in_common(queries, curried.fit_queries)
-    if seen:
-        raise ProbeInputError(
-            f"{seen} of {len(queries)} queries were fitted on: drop them, or draw others that are longer"
-        )

@@ -83,12 +83,11 @@ def _compared(
     case: Case,
     sibling: Curried | None,
 ) -> None:
-    report = compare(made, oracle, held, sibling=sibling)
+    report = compare(made, oracle, held, sibling=sibling, exact=case.exact)
     found.rho, found.gate = report.rho.numpy(), report.gate.numpy()
     family = NULL if label in (SIBLING, WRONG) else setting.family
     found.rows.append(
-        {"method": label, "family": family, "r": setting.r, **_numbers(report, made)}
-        | {"bayes_kl": _from_bayes(case, oracle, made, held), "queries": len(held)}
+        {"method": label, "family": family, "r": setting.r, **_numbers(report, made)} | {"queries": len(held)}
     )
 
 
@@ -105,23 +104,12 @@ def _numbers(report: CurryReport, made: Curried) -> dict[str, float]:
         "context_share": known(report.context_share),
         "entity_error": report.entity_error.mean().item(),
         "top1": report.top1.item(),
+        "bayes_kl": float("nan") if report.exact_kl is None else report.exact_kl[1].item(),
         "bytes": report.stored_bytes,
         "token_forwards": report.token_forwards,
         "same_space": made.same_space,
         "weight_distance": report.weight_distance.max().item(),
     }
-
-
-@torch.no_grad()
-def _from_bayes(case: Case, oracle: Oracle, made: Curried, held: Tensor) -> float:
-    """KL(Bayes || curried) in nats, the mean over rows of the query; nan where nobody knows Bayes's answer."""
-    if case.exact is None:
-        return float("nan")
-    text = torch.cat([oracle.text.expand(len(held), -1), held], 1)
-    exact = case.exact(text)[:, oracle.text.shape[1] :]
-    said = made.logits(held).double().log_softmax(-1).cpu()
-    possible = exact.isfinite()
-    return torch.where(possible, exact.exp() * (exact - said), 0.0).sum(-1).mean().item()
 
 
 @torch.no_grad()

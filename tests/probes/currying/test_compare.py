@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from probes.currying import NAMES, Oracle, compare, curry
+from probes.currying.directions import directions
 from probes.currying.distances import participation, spectrum, stable_rank
 from probes.errors import ProbeInputError
 from tests.probes.currying.nets import brief, context, home, net, queries
@@ -48,6 +49,37 @@ def test_divergences_and_entity_errors_are_those_of_the_formulas():
         right, found = oracle.entities(asked)[name], curried.entities(asked)[name]
         expected = (found - right).norm() / (right - right.mean((0, 1))).norm()
         torch.testing.assert_close(error, expected, atol=1e-10, rtol=0)
+
+
+def test_an_exact_predictor_stands_beside_the_oracle_the_curried_model_and_none():
+    model, asked = net(), queries(net(), seed=1)
+    curried, oracle = curry(model, context(), "sink", queries(model, 60)), Oracle(net(), context())
+    before = oracle.text.shape[1]
+
+    def exact(text):
+        """Even over all tokens but BOS, which cannot come."""
+        assert torch.equal(text[:, before:], asked)
+        assert torch.equal(text[:, :before], oracle.text.expand(len(asked), -1))
+        log_p = torch.full((*text.shape, model.cfg.d_vocab), -math.log(model.cfg.d_vocab - 1), dtype=torch.float64)
+        log_p[..., 0] = -torch.inf
+        return log_p
+
+    found = compare(curried, oracle, asked, exact=exact).exact_kl
+    even, said = 1 / (model.cfg.d_vocab - 1), (oracle.logits(asked), curried.logits(asked))
+    for value, logits in zip(found, (*said, oracle.bare.read(model, asked)[0]), strict=True):
+        q = logits.double().log_softmax(-1)[..., 1:]
+        torch.testing.assert_close(value, (even * (math.log(even) - q)).sum(-1).mean(), atol=1e-12, rtol=0)
+    assert compare(curried, oracle, asked).exact_kl is None
+
+
+def test_with_a_gradient_the_report_has_the_directions():
+    model, asked = net(), queries(net(), seed=1)
+    curried, oracle = curry(model, context(), "sink", queries(model, 60)), Oracle(net(), context())
+    gradient = {name: -change for name, change in curried.weight_update.items()}
+    found = compare(curried, oracle, asked, gradient=gradient).directions
+    assert found.cosine == pytest.approx(1, abs=1e-12)
+    assert torch.equal(found.within.share, directions(curried, oracle, asked, gradient).within.share)
+    assert compare(curried, oracle, asked).directions is None
 
 
 def test_chunks_add_up_to_the_whole(monkeypatch):

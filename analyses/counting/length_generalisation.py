@@ -9,8 +9,9 @@ that are compared) can, parity and sums modulo m cannot, and even pairs needs th
 cells that count and states that flip: nothing here is beyond it.  Beside the cells of trained LSTMs stands one that was
 set by hand.
 
-Updates are equal for all transformers; learning rates were chosen on seeds 0 and 1.  Accuracy at the training length
-says whether a task was learned at all: what was not learned says nothing about longer texts.
+Updates are equal for all transformers; learning rates were chosen on other seeds than those that are shown.
+Accuracy at the training length says whether a task was learned at all: what was not learned says nothing about longer
+texts.
 
 Sources: Weiss, Goldberg & Yahav 2018, arXiv:1805.04908 (LSTMs count; theirs has 10 cells for a^n b^n, as ours has);
 Deletang et al. 2023, arXiv:2207.02098 (parity and even pairs on longer texts); Huang et al. 2024, arXiv:2410.02140
@@ -52,9 +53,10 @@ class Config:
         default_factory=lambda: TrainConfig(steps=500, batch_size=64, lr=1e-2, warmup=20, decay=0.5, weight_decay=0.0)
     )
     train_counter: TrainConfig = field(
-        default_factory=lambda: TrainConfig(steps=1600, batch_size=32, lr=5e-2, warmup=20, decay=0.7, weight_decay=0.0)
+        default_factory=lambda: TrainConfig(steps=1600, batch_size=32, lr=1e-1, warmup=20, decay=0.7, weight_decay=0.0)
     )
-    seeds: tuple[int, ...] = (10, 11, 12, 13, 14)  # the settings above were chosen on seeds 0 and 1
+    # Settings were chosen on seeds 0 and 1, the counter's rate on 0 to 7, after 10 to 14 had shown it too low.
+    seeds: tuple[int, ...] = (20, 21, 22, 23, 24)
     device: str = "cpu"
 
     def __post_init__(self):

@@ -188,12 +188,12 @@ def caption(tables: Mapping[str, Result]) -> str:
         f"{reach('last, rope, trained separated', SEPARATED)}, alternating "
         f"{reach('last, rope', ALTERNATING)} and {reach('last, rope, trained alternating', ALTERNATING)} (the first: "
         f"{reach('first, rope, trained alternating', ALTERNATING)}), "
-        f"under a window {reach('last, rope, window 8')}. Without positions both ends reach "
-        f"{reach('first, none')} and {reach('last, none')}, but on an alternating run the last only "
+        f"under a window {reach('last, rope, window 8')}. Without positions the first reaches "
+        f"{reach('first, none')}, the last {reach('last, none')}, and on an alternating run "
         f"{reach('last, none', ALTERNATING)}: it looks for the odd one out. (c) Distance between a text with an odd "
         f"end and the same without, as the unembedding reads them: untrained it falls as 1/n, trained it stays until "
         f"the code fails.{_told_recall(table, config)} A text and its doubling differ by {alike.apart.max():.0e} of "
-        f"the largest logit without mask and positions, by {apart.apart.min():.1f} or more with either."
+        f"the largest logit without mask and positions, by {apart.apart.min():.2g} or more with either."
     )
 
 

@@ -1,9 +1,10 @@
 """Which remedy helps against which failure on long texts, and at what price?
 
 Six tasks that a small transformer learns on short texts are asked on long ones.  The baseline is softmax with rotary
-positions.  A remedy is either trained with, in a net of its own, or applied to the baseline's nets at test.  A game of
-learning rates is kept out: every trained cell tries the same rates on one seed that is not tested, with equal updates,
-and takes the one whose loss on unseen texts of training's lengths is least; long texts have no say in it.
+positions; the lengths were chosen, on other seeds, so that it fails.  A remedy is either trained with, in a net of its
+own, or applied to the baseline's nets at test.  A game of learning rates is kept out: every trained cell tries the same
+rates on one seed that is not tested, with equal updates, and takes the one whose loss on unseen texts of training's
+lengths is least; long texts have no say in it.
 
 Beside each gain: the change in accuracy on training's lengths, parameters and operations (formulas in
 `analyses.counting.remedies.overhead`), the same nets untrained, and Holm's correction over the remedies of a failure.

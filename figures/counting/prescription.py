@@ -215,14 +215,15 @@ def caption(tables: Mapping[str, Result]) -> str:
     rates = ", ".join(f"{rate:g}" for rate in config["rates"])
     tuning = f"the better of {rates} on one other seed" if len(config["rates"]) > 1 else rates
     rounded = found[found.remedy == "bfloat16"].change
-    precision = f" bfloat16 moves no row by more than {rounded.abs().max():.2f}." if len(rounded) else ""
+    precision = f" bfloat16 moves no row by more than {rounded.abs().max():.2g}." if len(rounded) else ""
     dearest = over.operations.drop(BASELINE)
     code = str(config["model"]["position"]["kind"]).lower()
     return (
         f"Small transformers trained on short texts, asked on long ones: accuracy with a remedy less that of the "
         f"baseline (softmax, {code}), {seeds} "
         f"seed{'s' if seeds > 1 else ''}, {config['texts']} texts each; stars: Holm-adjusted p below {LEVEL:g} within "
-        f"a row (Welch's t for nets trained with a remedy, paired t for one applied at test). Equal updates in a row; "
+        f"a row (Welch's t for nets trained with a remedy, paired t for one applied at test). Lengths at which the baseline fails "
+        f"were chosen on other seeds. Equal updates in a row; "
         f"learning rate per trained cell: {tuning}. " + " ".join(told) + precision + f" The dearest remedy is "
         f"{dearest.idxmax()}: {_times(dearest.max())} operations. Below: means over the rows; trained lengths: change "
         f"of accuracy there. n/a: the task has no such variant. All tasks are exact, so that the ceiling is 1; theory: "

@@ -116,8 +116,8 @@ CLAIMS = (
         "Nakanishi 2025, arXiv:2501.19399",
         Bound(low=HELPS),
         _change("retrieve", "log n"),
-        explanation="at five times the training length these nets have lost the place rather than the sharpness: leaving "
-        "out the position code gains several times as much",
+        explanation="at five times the training length these nets have lost the place rather than the sharpness: "
+        "leaving out the position code gains several times as much",
         source_verdict="smaller than asked for, and not told from 0 in five seeds",
     ),
     _mean(

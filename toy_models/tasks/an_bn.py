@@ -9,18 +9,18 @@ number that a net must keep is n, not a place: all n from `shortest` to `longest
 Source: Weiss, Goldberg & Yahav 2018, arXiv:1805.04908; Gers & Schmidhuber 2001 before them.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
 from toy_models.tasks import Batch
-from toy_models.tasks.lengths import BOS, check, draw
+from toy_models.tasks.lengths import BOS, ManyLengths, check, draw
 
 A, B, END = 1, 2, 3
 
 
 @dataclass(frozen=True)
-class AnBn:
+class AnBn(ManyLengths):
     """Args: shortest, longest: n, all between them equally likely."""
 
     shortest: int = 1
@@ -38,10 +38,6 @@ class AnBn:
     def n_ctx(self) -> int:
         """BOS, a's and b's: the end is answered, not read."""
         return 1 + 2 * self.longest
-
-    def at(self, n: int) -> "AnBn":
-        """The same task at one n."""
-        return replace(self, shortest=n, longest=n)
 
     def sample(self, n: int, generator: torch.Generator) -> Batch:
         """n texts, padded behind to the longest that can be drawn."""

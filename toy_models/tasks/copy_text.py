@@ -9,17 +9,17 @@ Sources: Jelassi et al. 2024, arXiv:2402.01032 (copying by transformers); Huang 
 the two generalises to longer texts); Zhou et al. 2023, arXiv:2310.16028.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
 from toy_models.errors import ConfigError
 from toy_models.tasks import Batch
-from toy_models.tasks.lengths import BOS, check, draw
+from toy_models.tasks.lengths import BOS, ManyLengths, check, draw
 
 
 @dataclass(frozen=True)
-class CopyText:
+class CopyText(ManyLengths):
     """Args: repeated: tokens are drawn with replacement; else all tokens of a text differ;  shortest, longest: tokens
     of the text, all lengths equally likely;  symbols: that the text is made of, 4 if repeated and else 64 unless given.
 
@@ -55,10 +55,6 @@ class CopyText:
     def n_ctx(self) -> int:
         """Tokens of the longest text: BOS, text, separator, and the copy but its last token."""
         return 2 * self.longest + 1
-
-    def at(self, length: int) -> "CopyText":
-        """The same task at one length."""
-        return replace(self, shortest=length, longest=length)
 
     def sample(self, n: int, generator: torch.Generator) -> Batch:
         """n texts.  A text is right if every token of its copy is."""

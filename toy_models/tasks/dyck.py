@@ -14,20 +14,20 @@ Sources: Hahn 2020, arXiv:1906.06755; Bhattamishra, Ahuja & Goyal 2020, arXiv:20
 Dvoretzky & Motzkin 1947, the cycle lemma, for the uniform draw.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Int
 
 from toy_models.errors import ConfigError
 from toy_models.tasks import Batch
-from toy_models.tasks.lengths import answered, check, draw
+from toy_models.tasks.lengths import ManyLengths, answered, check, draw
 
 OPEN, CLOSE, QUESTION, NO, YES = 1, 2, 3, 4, 5
 
 
 @dataclass(frozen=True)
-class Dyck1:
+class Dyck1(ManyLengths):
     """Args: shortest, longest: brackets in a text, both even; all even lengths between equally likely."""
 
     shortest: int = 2
@@ -44,15 +44,6 @@ class Dyck1:
     def d_vocab(self) -> int:
         """BOS, two brackets, the question, two answers."""
         return YES + 1
-
-    @property
-    def n_ctx(self) -> int:
-        """BOS, brackets, the question."""
-        return 2 + self.longest
-
-    def at(self, length: int) -> "Dyck1":
-        """The same task at one length."""
-        return replace(self, shortest=length, longest=length)
 
     def sample(self, n: int, generator: torch.Generator) -> Batch:
         """n texts, scored at the question."""

@@ -7,18 +7,18 @@ Every such pair changes the bit, so the answer is yes where the last bit equals 
 Source: Deletang et al. 2023, arXiv:2207.02098, whose transformers generalise here and not on parity.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
 from toy_models.tasks import Batch
-from toy_models.tasks.lengths import answered, check, draw
+from toy_models.tasks.lengths import ManyLengths, answered, check, draw
 
 ZERO, QUESTION, NO, YES = 1, 3, 4, 5
 
 
 @dataclass(frozen=True)
-class EvenPairs:
+class EvenPairs(ManyLengths):
     """Args: shortest, longest: bits, 2 or more, all lengths between equally likely, bits too."""
 
     shortest: int = 2
@@ -31,15 +31,6 @@ class EvenPairs:
     def d_vocab(self) -> int:
         """BOS, two bits, the question, two answers."""
         return YES + 1
-
-    @property
-    def n_ctx(self) -> int:
-        """BOS, bits, the question."""
-        return 2 + self.longest
-
-    def at(self, length: int) -> "EvenPairs":
-        """The same task at one length."""
-        return replace(self, shortest=length, longest=length)
 
     def sample(self, n: int, generator: torch.Generator) -> Batch:
         """n texts, scored at the question."""

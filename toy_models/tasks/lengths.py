@@ -7,6 +7,7 @@ The padding is BOS again.  A causal model never looks at it; a model that sees b
 length, `task.at(length)`.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,6 +17,23 @@ from toy_models.errors import ConfigError
 from toy_models.tasks import Batch
 
 BOS = 0
+
+
+class ManyLengths:
+    """What a frozen dataclass with the fields `shortest` and `longest` has in common with others: texts of shortest to
+    longest symbols, one question behind."""
+
+    shortest: int
+    longest: int
+
+    @property
+    def n_ctx(self) -> int:
+        """BOS, the longest text, the question."""
+        return 2 + self.longest
+
+    def at(self, length: int) -> "ManyLengths":
+        """The same task at one length."""
+        return replace(self, shortest=length, longest=length)
 
 
 def check(shortest: Any, longest: Any, least: int = 1) -> None:

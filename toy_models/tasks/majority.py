@@ -7,18 +7,18 @@ A text with as many ones as zeros has no answer: one bit of it, any, is turned o
 Source: Perez, Barcelo & Marinkovic 2021 and Huang et al. 2024, arXiv:2410.02140, where uniform attention decides it.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
 from toy_models.tasks import Batch
-from toy_models.tasks.lengths import answered, check, draw
+from toy_models.tasks.lengths import ManyLengths, answered, check, draw
 
 ZERO, QUESTION, NO, YES = 1, 3, 4, 5
 
 
 @dataclass(frozen=True)
-class Majority:
+class Majority(ManyLengths):
     """Args: shortest, longest: bits, all lengths between equally likely."""
 
     shortest: int = 1
@@ -31,15 +31,6 @@ class Majority:
     def d_vocab(self) -> int:
         """BOS, two bits, the question, two answers."""
         return YES + 1
-
-    @property
-    def n_ctx(self) -> int:
-        """BOS, bits, the question."""
-        return 2 + self.longest
-
-    def at(self, length: int) -> "Majority":
-        """The same task at one length."""
-        return replace(self, shortest=length, longest=length)
 
     def sample(self, n: int, generator: torch.Generator) -> Batch:
         """n texts, scored at the question; the answers are equally likely."""

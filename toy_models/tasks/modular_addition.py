@@ -7,19 +7,19 @@ All m digits are equally likely, so all answers are, whatever the length; parity
 Source: the modular arithmetic of Deletang et al. 2023, arXiv:2207.02098, with addition alone.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
 from toy_models.errors import ConfigError
 from toy_models.tasks import Batch
-from toy_models.tasks.lengths import answered, check, draw
+from toy_models.tasks.lengths import ManyLengths, answered, check, draw
 
 FIRST_DIGIT = 1
 
 
 @dataclass(frozen=True)
-class ModularAddition:
+class ModularAddition(ManyLengths):
     """Args: shortest, longest: digits in a text, all lengths between equally likely;  modulus: m."""
 
     shortest: int = 1
@@ -45,15 +45,6 @@ class ModularAddition:
     def d_vocab(self) -> int:
         """BOS, digits, the question, sums."""
         return self.first_answer + self.modulus
-
-    @property
-    def n_ctx(self) -> int:
-        """BOS, digits, the question."""
-        return 2 + self.longest
-
-    def at(self, length: int) -> "ModularAddition":
-        """The same task at one length."""
-        return replace(self, shortest=length, longest=length)
 
     def sample(self, n: int, generator: torch.Generator) -> Batch:
         """n texts, scored at the question."""

@@ -9,18 +9,18 @@ the net reads its true parities so far (teacher forcing): each answer is then a 
 Source: Hahn 2020, arXiv:1906.06755 (hard for transformers); Hahn & Rofin 2024, arXiv:2402.09963, for the scratchpad.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
 from toy_models.tasks import Batch
-from toy_models.tasks.lengths import BOS, answered, check, draw
+from toy_models.tasks.lengths import BOS, ManyLengths, answered, check, draw
 
 ZERO, ONE, QUESTION, EVEN, ODD = 1, 2, 3, 4, 5
 
 
 @dataclass(frozen=True)
-class Parity:
+class Parity(ManyLengths):
     """Args: shortest, longest: bits, all lengths between equally likely, bits too;  scratchpad: write the parity so
     far."""
 
@@ -40,10 +40,6 @@ class Parity:
     def n_ctx(self) -> int:
         """BOS, bits, the question; with a scratchpad, all its answers but the last."""
         return 2 + self.longest + (self.longest - 1 if self.scratchpad else 0)
-
-    def at(self, length: int) -> "Parity":
-        """The same task at one length."""
-        return replace(self, shortest=length, longest=length)
 
     def sample(self, n: int, generator: torch.Generator) -> Batch:
         """n texts, padded behind the question or the scratchpad."""

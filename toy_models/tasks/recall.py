@@ -6,19 +6,19 @@ The two are mirror images, and equally expressible; pretrained models are better
 2025, arXiv:2505.21785, "unique right" and "unique left".
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
 from toy_models.errors import ConfigError
 from toy_models.tasks import Batch
-from toy_models.tasks.lengths import BOS, check, draw
+from toy_models.tasks.lengths import BOS, ManyLengths, check, draw
 
 DIRECTIONS = ("after", "before")
 
 
 @dataclass(frozen=True)
-class Recall:
+class Recall(ManyLengths):
     """Args: direction: "after" or "before";  shortest, longest: tokens of the text, all lengths equally likely;
     symbols: different tokens that it is drawn from.
 
@@ -48,10 +48,6 @@ class Recall:
     def n_ctx(self) -> int:
         """Tokens of the longest text: BOS, text, question mark, the token asked about."""
         return self.longest + 3
-
-    def at(self, length: int) -> "Recall":
-        """The same task at one length."""
-        return replace(self, shortest=length, longest=length)
 
     def sample(self, n: int, generator: torch.Generator) -> Batch:
         """n texts.  The token asked about is any that has a token on the asked-for side."""

@@ -9,18 +9,18 @@ true parities (teacher forcing); a text that is right throughout is one that the
 Source: Kazemnejad et al. 2023, arXiv:2305.19466, on how the form of a scratchpad decides whether it helps.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
 from toy_models.tasks import Batch
-from toy_models.tasks.lengths import BOS, check, draw
+from toy_models.tasks.lengths import BOS, ManyLengths, check, draw
 
 ZERO, ONE, EVEN, ODD = 1, 2, 3, 4
 
 
 @dataclass(frozen=True)
-class RunningParity:
+class RunningParity(ManyLengths):
     """Args: shortest, longest: bits, all lengths between equally likely, bits too."""
 
     shortest: int = 1
@@ -38,10 +38,6 @@ class RunningParity:
     def n_ctx(self) -> int:
         """BOS, bits, and all parities but the last."""
         return 2 * self.longest
-
-    def at(self, length: int) -> "RunningParity":
-        """The same task at one length."""
-        return replace(self, shortest=length, longest=length)
 
     def sample(self, n: int, generator: torch.Generator) -> Batch:
         """n texts, padded behind the last bit; scored at every bit."""

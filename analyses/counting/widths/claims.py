@@ -94,7 +94,7 @@ CLAIMS = (
         expected=Bound(low=0.75, high=1.25),
         measure=_slope,
         every=False,
-        explanation="the source proves orthogonal tokens to be enough, not to be needed: below d = m tokens overlap, and "
+        explanation="the source proves orthogonal tokens to be enough, not to be needed: below d = m they overlap, and "
         "training finds overlaps under which most counts of these texts can still be told, more so the more tokens "
         "there are; nothing marks d = m but that accuracy stops rising there",
         source_verdict="not reproduced: a slope, no threshold, and the width grows more slowly than the vocabulary",

@@ -13,9 +13,9 @@ Updates are equal for all transformers; learning rates were chosen on other seed
 Accuracy at the training length says whether a task was learned at all: what was not learned says nothing about longer
 texts.
 
-Sources: Weiss, Goldberg & Yahav 2018, arXiv:1805.04908 (LSTMs count; theirs has 10 cells for a^n b^n, as ours has);
-Deletang et al. 2023, arXiv:2207.02098 (parity and even pairs on longer texts); Huang et al. 2024, arXiv:2410.02140
-(C-RASP and length generalisation); Hahn 2020, arXiv:1906.06755 (parity).
+Sources: Weiss, Goldberg & Yahav 2018, arXiv:1805.04908 (LSTMs count); Deletang et al. 2023, arXiv:2207.02098
+(parity and even pairs on longer texts); Huang et al. 2024, arXiv:2410.02140 (C-RASP and length generalisation);
+Hahn 2020, arXiv:1906.06755 (parity).
 """
 
 from dataclasses import dataclass, field, replace
@@ -55,8 +55,9 @@ class Config:
     train_counter: TrainConfig = field(
         default_factory=lambda: TrainConfig(steps=1600, batch_size=32, lr=1e-1, warmup=20, decay=0.7, weight_decay=0.0)
     )
-    # Settings were chosen on seeds 0 and 1, the counter's rate on 0 to 7, after 10 to 14 had shown it too low.
-    seeds: tuple[int, ...] = (20, 21, 22, 23, 24)
+    # Settings were chosen on seeds 0 and 1; the counter's rate and its cells, 32 in place of 10, on seeds 0 to 7, after
+    # 10 to 14 and 20 to 24 had shown that with 10 cells about half of the nets stop short of ten times the length.
+    seeds: tuple[int, ...] = (30, 31, 32, 33, 34)
     device: str = "cpu"
 
     def __post_init__(self):
@@ -112,7 +113,7 @@ def _train_one(job: tuple[Config, str, str, int]) -> tuple[list[dict], np.ndarra
     task = trained_on(label, config.longest)
     lengths = [config.longest * times for times in config.stretch]
     settings = config.train if arm != LSTM else config.train_counter if label == COUNTED else config.train_lstm
-    untrained = net(label, arm, task, asked_at(label, config.longest, lengths[-1]).n_ctx)
+    untrained = net(arm, task, asked_at(label, config.longest, lengths[-1]).n_ctx)
     model = learned(replace(untrained, device=config.device), task, settings, seed)
     rows = [
         {"task": label, "arm": arm, "seed": seed, "stretch": times, "length": length, "chance": TASKS[label].chance}

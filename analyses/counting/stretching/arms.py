@@ -10,7 +10,6 @@ from toy_models.tasks import Task, find
 CONSTRUCTED = "constructed"  # the cell that was set by hand
 COUNTED, COUNTED_TO = "a^n b^n", 1000  # the largest n that it is asked about
 WIDTH = 32  # d_model of the transformers, cells of the LSTMs
-COUNTER_CELLS = 10  # of an LSTM that learns a^n b^n
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,8 @@ def asked_at(label: str, longest: int, length: int) -> Any:
     return replace(task, shortest=length - length // 10) if label == COUNTED else task
 
 
-def net(label: str, arm: str, task: Task, n_ctx: int) -> Any:
+def net(arm: str, task: Task, n_ctx: int) -> Any:
     """The config of one net: an LSTM, or a transformer with the position code `arm`."""
     if arm == LSTM:
-        return lstm(task, n_ctx, COUNTER_CELLS if label == COUNTED else WIDTH)
+        return lstm(task, n_ctx, WIDTH)
     return transformer(task, n_ctx, position=arm, d_model=WIDTH, d_mlp=2 * WIDTH, n_heads=2)

@@ -88,9 +88,6 @@ CLAIMS = (
         source=f"{WEISS}: n up to 256 after training on 100",
         expected=Bound(low=0.99),
         measure=_lstm(COUNTED, farthest=False),
-        explanation="every net learns its training lengths, not every one a cell that goes on: of eight on other seeds "
-        "six went on to ten times the length, two stopped before twice",
-        source_verdict="not reproduced for every seed",
     ),
     Claim(
         sentence="Trained LSTMs go on to ten times the training length: median over seeds",

@@ -114,12 +114,8 @@ class ChainPool:
         """
         if name not in WAYS:
             raise InputError(f"unknown way {name!r}: choose one of {', '.join(WAYS)}")
-        if (
-            tokens.ndim != 2
-            or (tokens[:, 0] != BOS).any()
-            or (tokens[:, 1:] < 1).any()
-            or tokens.max() > self.n_symbols
-        ):
+        symbols = tokens[:, 1:]
+        if (tokens[:, 0] != BOS).any() or (symbols < 1).any() or (symbols > self.n_symbols).any():
             raise InputError(f"texts must be (batch, pos), {BOS} first and then symbols 1 to {self.n_symbols}")
         seen, bigrams = symbols - 1, name.startswith("bigram")
         said = self._retrieved(seen, bigrams) if name.endswith("retrieval") else self._inferred(seen, bigrams)

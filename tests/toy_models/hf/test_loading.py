@@ -71,8 +71,9 @@ def test_the_backend_is_the_one_asked_for(twin, tokens):
 
 
 def test_loading_draws_nothing_and_is_born_in_eval_mode(twin):
+    folder = twin("gpt2")[1]  # written now, if no test before has: that draws
     before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
-    model = from_hf(twin("gpt2")[1])
+    model = from_hf(folder)
     assert torch.equal(before[0], torch.get_rng_state())
     assert (before[1] == np.random.get_state()[1]).all()  # noqa: NPY002
     assert not model.training

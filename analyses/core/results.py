@@ -179,6 +179,11 @@ def results_root() -> Path:
     return Path(os.environ.get("WORKBENCH_RESULTS") or project_root() / "results")
 
 
+def trainings() -> dict[str, Path]:
+    """Where trained models are: `root` of this machine's own, `kept` of those that came with the project."""
+    return {"root": results_root() / "checkpoints", "kept": project_root() / "figures" / "data" / "checkpoints"}
+
+
 def kept_folder(study: str, root: Path | None = None) -> Path:
     """The committed result of a study: the full profile of its default config."""
     return (root or project_root()) / "figures" / "data" / study

@@ -19,6 +19,7 @@ NAMES = {
     "who_did_what": "toy_models.tasks.who_did_what:WhoDidWhat",
     "hidden_source": "toy_models.tasks.hidden_source:HiddenSource",
     "chain_pool": "toy_models.tasks.chain_pool:ChainPool",
+    "in_deployment": "toy_models.tasks.in_deployment:InDeployment",
     "copy_end": "toy_models.tasks.copy_end:CopyEnd",
     "copy_text": "toy_models.tasks.copy_text:CopyText",
     "recall": "toy_models.tasks.recall:Recall",

@@ -135,15 +135,15 @@ class HiddenSource:
         if tokens.ndim != 2 or (tokens[:, 0] != BOS).any() or (tokens[:, 1:] < 1).any() or tokens.max() >= self.d_vocab:
             raise InputError(f"texts must be (batch, pos), {BOS} first and then symbols 1 to {self.n_symbols}")
         seen = tokens[:, 1:] - 1
-        said = self._each(seen)
+        said = self.each(seen)
         heard = said[:, :, :-1].gather(-1, seen[None, ..., None].expand(len(said), -1, -1, 1))[..., 0].cumsum(-1)
         evidence = torch.cat([heard.new_zeros(*heard.shape[:2], 1), heard], -1)
         posterior = (evidence + self.prior.log()[:, None, None]).log_softmax(0)
         mixed = (posterior[..., None] + said).logsumexp(0)
         return torch.cat([torch.full_like(mixed[..., :1], -torch.inf), mixed], -1)
 
-    def _each(self, seen: torch.Tensor) -> Float[torch.Tensor, "source batch pos symbol"]:
-        """log p_k(next | text so far)."""
+    def each(self, seen: Int[torch.Tensor, "batch symbols"]) -> Float[torch.Tensor, "source batch pos symbol"]:
+        """log p_k(next | text so far), nats, float64, of every source by itself; symbols count from 0 here."""
         batch, before = seen.shape
         first = self.dice[:1].expand(batch, 1, -1)
         chains = [torch.cat([first, rows[seen]], 1) for rows in self.chains]

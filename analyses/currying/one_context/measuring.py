@@ -7,15 +7,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from analyses.core.errors import WorkbenchError
+from analyses.currying.nets.asking import own_queries, without
+from analyses.currying.nets.contexts import Case
 from analyses.currying.one_context.methods import NULL, OTHERS, SHARED, Setting, chosen, left_out, settings
-from analyses.currying.one_context.subjects import Case
 from probes.currying.curried import Curried, curry
 from probes.currying.oracle import Oracle
 from probes.currying.reading import uniform_queries
 from probes.currying.report import CurryReport, compare
 from probes.errors import ProbeInputError
-from toy_models.generation import choose
 from toy_models.seeding import generator
 
 OWN, UNIFORM = "own", "uniform"
@@ -141,38 +140,4 @@ def queries(
     n = asked.held_out if held_out else asked.fit
     if asked.source == UNIFORM:
         return uniform_queries(model, n, asked.length, draw)
-    bos = model.cfg.bos_id
-    start = torch.cat([torch.tensor([] if bos is None else [bos], dtype=torch.long), context])
-    text = _continued(model, start, n, asked.length, draw)
-    return text if bos is None else text[(text != bos).all(1)]
-
-
-@torch.no_grad()
-def _continued(
-    model, start: Int[Tensor, " pos"], n: int, length: int, draw: torch.Generator
-) -> Int[Tensor, "batch query"]:
-    """n samples of the model behind one text, which it reads once for all of them."""
-    past = model.empty_cache()
-    logits = model(start[None].to(model.cfg.device), past=past)[:, -1].expand(n, -1)
-    past, text = past.prefix(past.length, n), []
-    for _ in range(length):
-        if text:
-            logits = model(text[-1][:, None], past=past)[:, -1]
-        text.append(choose(logits, 1.0, draw))
-    return torch.stack(text, 1).cpu()
-
-
-def without(drawn: Int[Tensor, "batch query"], *fitted: Int[Tensor, "rows query"]) -> Int[Tensor, "fewer query"]:
-    """The held-out queries that no fit has seen: samples of a periodic text repeat each other.
-
-    Raises:
-        WorkbenchError: none is left.
-    """
-    seen = {tuple(row) for one in fitted for row in one.tolist()}
-    new = [row for row in drawn.tolist() if tuple(row) not in seen]
-    if not new:
-        raise WorkbenchError(
-            f"all of queries.held_out={len(drawn)} queries were fitted on: set queries.length above {drawn.shape[1]}, "
-            f"or queries.source=uniform"
-        )
-    return torch.tensor(new)
+    return own_queries(model, context, n, asked.length, draw)

@@ -1,8 +1,7 @@
 """Whose context is curried: a model trained here on a mixture of hidden sources, or a directory of Hugging Face."""
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 
 import torch
@@ -10,27 +9,11 @@ from jaxtyping import Int
 from torch import Tensor
 
 from analyses.core.results import results_root
+from analyses.currying.nets.contexts import Case
 from toy_models.errors import ConfigError, ModelError
 from toy_models.seeding import generator
 
 PROMPT = "prompt"  # the name of a context that the person gave
-
-
-@dataclass(frozen=True)
-class Case:
-    """One context, without BOS, and what it is held against.
-
-    Args:
-        sibling: another context of the same task; of a prompt, its own tokens in another order, unless one is given.
-        wrong: a context of another task; of a prompt, uniform tokens.
-        exact: from whole texts, BOS first, to the log probabilities that Bayes's rule gives; None where nobody knows.
-    """
-
-    name: str
-    context: Int[Tensor, " context"]
-    sibling: Int[Tensor, " sibling"]
-    wrong: Int[Tensor, " wrong"]
-    exact: Callable[[Tensor], Tensor] | None = None
 
 
 class Trained:

@@ -8,7 +8,7 @@ from analyses.core import results, study
 from figures import draw
 
 PROJECT = Path(__file__).resolve().parents[2]
-KEPT = sorted(folder.name for folder in (PROJECT / "figures" / "data").iterdir() if folder.is_dir())
+KEPT = sorted(run.parent.name for run in (PROJECT / "figures" / "data").glob("*/run.json"))
 
 
 def tables(name: str) -> dict[str, results.Result]:

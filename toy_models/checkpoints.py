@@ -77,19 +77,25 @@ class TrainedRun:
 
 
 def train_or_load(
-    config: RunConfig, root: Path | str, *, kept: Path | str | None = None, show_progress: bool | None = None
+    config: RunConfig,
+    root: Path | str,
+    *,
+    kept: Path | str | None = None,
+    steps: Sequence[int] = (),
+    show_progress: bool | None = None,
 ) -> TrainedRun:
     """The trained model of `config`: from disk if it is there, else trained, from the last checkpoint on.
 
     Args:
-        kept: where runs were put by `keep`; one that is there whole is read and not trained.
+        kept: where runs were put by `keep`; one that has its last step and `steps` is read and not trained.
+        steps: updates after which the weights will be asked for.
 
     Raises:
         CheckpointError: a damaged checkpoint (named), or a folder that cannot be written.
         TrainingError: the loss stopped being finite.
     """
-    if kept is not None and config.train.steps in saved_steps(Path(kept) / config.hash, KEPT):
-        folder = Path(kept) / config.hash
+    folder = Path(kept or root) / config.hash
+    if kept is not None and {config.train.steps, *steps} <= {0, *saved_steps(folder, KEPT)}:
         model, losses = _kept(config, folder, config.train.steps)
         return TrainedRun(config, model.eval(), losses, folder)
     folder = Path(root) / config.hash

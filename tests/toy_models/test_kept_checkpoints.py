@@ -39,6 +39,12 @@ def test_a_run_that_is_not_kept_is_trained(run, tmp_path):
     assert train_or_load(RUN, tmp_path / "other", kept=tmp_path / "kept").folder == tmp_path / "other" / RUN.hash
 
 
+def test_a_kept_run_without_a_step_that_is_asked_for_is_not_read(run, tmp_path):
+    folder = keep(run, tmp_path / "kept", (2,))
+    assert train_or_load(RUN, tmp_path / "runs", kept=folder.parent, steps=(0, 2)).folder == folder
+    assert train_or_load(RUN, tmp_path / "runs", kept=folder.parent, steps=(4,)).folder == run.folder
+
+
 def test_a_kept_run_has_weights_alone(run, tmp_path):
     folder = keep(run, tmp_path / "kept")
     assert files(folder) == {"run.json", "checksums.json", "step-000006.safetensors"}

@@ -7,6 +7,8 @@ from torch import Tensor
 from analyses.core.errors import WorkbenchError
 from toy_models.generation import choose
 
+ROUNDS = 8  # of drawing again
+
 
 def own_queries(
     model, context: Int[Tensor, " context"], n: int, length: int, draw: torch.Generator, d_symbols: int | None = None
@@ -35,6 +37,10 @@ def fit_and_held(
     """
     fit, held = sizes
     drawn = own_queries(model, context, fit + 2 * held, length, draw, d_symbols)
+    for _ in range(ROUNDS):  # an untrained model says BOS in most of its texts
+        if len(drawn) >= fit + held:
+            break
+        drawn = torch.cat([drawn, own_queries(model, context, fit + 2 * held, length, draw, d_symbols)])
     return drawn[:fit], without(drawn[fit:], drawn[:fit])[:held]
 
 

@@ -7,14 +7,14 @@ from analyses.currying.nets.trained import Mixture, Pools
 from toy_models.checkpoints import TrainedRun, keep
 
 SEED = 0
-POOLS = {4: (200,), 64: (), 0: (400,)}  # n_chains, and the updates after which its weights are kept beside the last
+POOLS = {4: (400,), 64: (), 0: (400,)}  # n_chains, and the updates after which its weights are kept beside the last
 
 
 def published() -> Iterator[tuple[TrainedRun, tuple[int, ...]]]:
     """Each run, read or trained, and the steps that are kept beside its last."""
     yield Mixture().trained(SEED), ()
     for n_chains, steps in POOLS.items():
-        yield Pools().trained(n_chains, SEED), steps
+        yield Pools().trained(n_chains, SEED, steps), steps
 
 
 def publish() -> None:

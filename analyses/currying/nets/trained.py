@@ -4,6 +4,7 @@ Both are transformers of two layers with two heads of 24 and rotary positions.  
 batches of its own.  A study says which it takes by having one of these in its config, so that studies share trainings.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -60,11 +61,11 @@ class Pools:
         """The pool of this size with this seed's chains; 0 is a fresh chain for every text."""
         return replace(self.task, n_chains=n_chains, source_seed=self.task.source_seed + seed)
 
-    def trained(self, n_chains: int, seed: int) -> TrainedRun:
-        """The trained run of a size and a seed: read, or trained."""
-        return _run(self, self.task_of(n_chains, seed), seed)
+    def trained(self, n_chains: int, seed: int, steps: Sequence[int] = ()) -> TrainedRun:
+        """The trained run of a size and a seed: read, or trained, with its weights after `steps` updates."""
+        return _run(self, self.task_of(n_chains, seed), seed, steps)
 
 
-def _run(net: Mixture | Pools, task: Any, seed: int) -> TrainedRun:
+def _run(net: Mixture | Pools, task: Any, seed: int, steps: Sequence[int] = ()) -> TrainedRun:
     run = RunConfig(model=net.model, task=task, train=net.train, seed=seed)
-    return train_or_load(run, **trainings(), show_progress=False)
+    return train_or_load(run, **trainings(), steps=steps, show_progress=False)

@@ -1,0 +1,1 @@
+"""What `curry_phase` measures of one model at one moment of its training."""

@@ -1,0 +1,1 @@
+"""What the studies of a context's reach, of its length and of its halves share: subjects, queries, divergences."""

@@ -51,7 +51,7 @@ class Config:
     and of fresh chains, each."""
 
     pools: Pools = field(default_factory=Pools)
-    n_chains: tuple[int, ...] = (2, 4, 16, 64, 1024, FRESH)
+    n_chains: tuple[int, ...] = (2, 4, 16, 64, FRESH)
     steps: tuple[int, ...] = (0, 200, 400, 800, 1600)
     context_length: int = 32
     contexts: int = 4

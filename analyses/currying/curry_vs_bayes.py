@@ -49,7 +49,7 @@ class Config:
 
     net: Mixture = field(default_factory=Mixture)
     pools: Pools = field(default_factory=Pools)
-    n_chains: tuple[int, ...] = (2, 4, 16, 64, 256, 0)
+    n_chains: tuple[int, ...] = (2, 4, 16, 64, 0)
     sources: tuple[str, ...] = ("chain 0", "biased die", "copy 2", "in deployment")
     context_length: int = 20
     pool_length: int = 32

@@ -8,7 +8,7 @@ from analyses.core.results import Result
 from figures.currying import curry_vs_bayes as subject
 from figures.draw import figure_for
 
-FULL = ("K=2", "K=4", "K=16", "K=64", "K=256", "fresh", "chain 0", "biased die", "copy 2", "in deployment")
+FULL = ("K=2", "K=4", "K=16", "K=64", "fresh", "chain 0", "biased die", "copy 2", "in deployment")
 PREDICTORS = {"with context": 0.1, "none": 1.0, "bias": 0.8, "steer": 0.7, "bigram_shift": 0.4, "sink": 0.2}
 PREDICTORS |= {"lsq_o": 0.15, "sibling": 0.3, "wrong task": 2.0}
 TESTED = ("Bayes", *subject.TESTED, "2 layers, none")

@@ -114,7 +114,7 @@ def in_weights(model: Any, direct: Curried, other: Curried, name: str) -> dict[s
     which no change of basis inside a head changes."""
     one, two = direct.weight_update, other.weight_update
     apart = summed(two, {key: -change for key, change in one.items()})
-    found = {f"{name}_apart": norm(apart) / norm(one), f"{name}_cosine": _dot(one, two) / (norm(one) * norm(one))*1.01}
+    found = {f"{name}_apart": norm(apart) / norm(one), f"{name}_cosine": _dot(one, two) / (norm(one) * norm(two))}
     base, mine, its = (products(each) for each in (model, direct.model, other.model))
     a, b = mine - base, its - base
     found[f"{name}_free_apart"] = ((b - a).norm() / a.norm()).item()

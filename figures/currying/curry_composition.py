@@ -84,7 +84,7 @@ def _ways(ax: Axes, rows: pd.DataFrame, pairs: list[str]) -> None:
     for column, (_, color, marker, shift) in WAYS.items():
         for at, pair in enumerate(pairs):
             _points(ax, rows[rows.pair == pair][column], at + shift, color, marker)
-    ax.set(xscale="log", xlabel="KL from the model with both contexts (nats)")
+    ax.set(xscale="log", xlabel="KL left (nats)")
     _rows(ax, pairs)
 
 
@@ -99,7 +99,15 @@ def _apart(ax: Axes, rows: pd.DataFrame, pairs: list[str]) -> None:
         key(name, color=color, marker=marker, markerfacecolor=color if filled else "white")
         for name, color, marker, filled, _ in APART.values()
     ]
-    ax.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.53, 1.0), ncols=2, fontsize=6.5, columnspacing=0.8)
+    ax.legend(
+        handles=handles,
+        loc="lower left",
+        bbox_to_anchor=(0.08, 1.0),
+        ncols=2,
+        fontsize=6.5,
+        columnspacing=0.5,
+        handlelength=1.0,
+    )
 
 
 def _outputs_and_weights(ax: Axes, table: pd.DataFrame, pairs: list[str]) -> None:
@@ -114,7 +122,7 @@ def _outputs_and_weights(ax: Axes, table: pd.DataFrame, pairs: list[str]) -> Non
     ax.axhline(1, color="0.3", linestyle=(0, (4, 2)), linewidth=1.0, zorder=1)
     ax.set(yscale="log", xlabel="distance in weights", ylabel="KL: composed over at once")
     ax.set_xlim(0, None)
-    ax.set_title("large: sink; dots: least squares; colour: x2")
+    ax.set_title("large: sink; dots: least squares")
 
 
 # The caption --------------------------------------------------------------------------------------
@@ -133,9 +141,9 @@ def caption(tables: Mapping[str, Result]) -> str:
         f"medians), on {' to '.join(map(str, held))} held-out queries of {config['queries']['length']} tokens. (a, b) "
         f"KL from the model with x1 x2: absorbed at once, C(x1 x2); composed, C of x2 in the weights C(x1); "
         f"half-curried, C(x1) with x2 before the query; x2 first; both changes added; no context. (c) Distance of the "
-        f"composed weights from C(x1 x2), beside that of a second fit on other queries. (d) Outputs against weights. "
-        f"Cached keys and values compose to {worst:.0e}. KL by sink, at once, composed, half-curried, the model with "
-        f"x2 x1; distance and cosine in weights: {told}."
+        f"composed weights from C(x1 x2), beside that of a second fit on other queries. (d) Outputs against weights, "
+        f"coloured by x2. Cached keys and values compose to {worst:.0e}. KL by sink, at once, composed, half-curried, "
+        f"the model with x2 x1; distance and cosine in weights: {told}."
     )
 
 

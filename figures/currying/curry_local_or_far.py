@@ -63,7 +63,7 @@ def _plane(near: Axes, step: Axes, shown: pd.DataFrame, far: float) -> None:
         ax.set(ylim=(-0.2 * high, 1.2 * high), yticks=np.arange(0, high, 0.2))
     near.set(ylabel=r"query dependence, $\rho$", title=_first_title(shown))
     _distance_axis(near, shown, far)
-    step.set(xlim=(-0.05, 1.05), xlabel="KL removed by the best\ngradient step", title="where no step leads")
+    step.set(xlim=(-0.05, 1.05), xlabel="KL removed by the best\ngradient step", title=_step_title(shown))
     for ax, words in ((near, ("near", "far")), (step, ("no step", "a step"))):
         for x, side, word in ((0.02, "left", words[0]), (0.98, "right", words[1])):
             for y, above, kind in ((0.99, "top", "depends"), (0.01, "bottom", "same for all")):
@@ -82,6 +82,17 @@ def _first_title(shown: pd.DataFrame) -> str:
     if far and alike:
         return "The word is far,\nand the same for all"
     return "The word is far" if far else "The word is not far"
+
+
+def _step_title(shown: pd.DataFrame) -> str:
+    """Whether the best step reaches half of what sink does on the word, and on a die."""
+    median = shown.groupby("source")[["gradient", "sink"]].median()
+    if not {WORD, DIE} <= set(median.index):
+        return "how far a step gets"
+    word, die = (median.gradient[name] >= 0.5 * median["sink"][name] for name in (WORD, DIE))
+    if die and not word:
+        return "A step reaches a die, not the word"
+    return f"A step reaches {'both' if word and die else 'the word' if word else 'neither'}"
 
 
 def _distance_axis(ax: Axes, shown: pd.DataFrame, far: float) -> None:
@@ -169,7 +180,8 @@ def caption(tables: Mapping[str, Result]) -> str:
         f"(an upper bound; grey: none on any path), and against what the best step down the gradient of the context's "
         f"own loss removes. (c, d) What sink, a rank-one edit, removes; below {FLOOR:g} on the edge; crosses: the "
         f"untrained model (rho {born.rho_last.mean():.2f}, sink {born['sink'].mean():.2f}). (e) By source, with the "
-        f"best of bias, steering and bigram shift, and with sink's W' of a sibling context. (f) Rank correlations with "
+        f"best of bias, steering and bigram shift, and with sink's W' of a sibling context (of another "
+        f"source: {shown.wrong.median():.1f}, median). (f) Rank correlations with "
         f"sink over the contexts of a seed: {ranks}. Medians of rho, distances (half, 90 %), step, sink, best null: "
         f"{'; '.join(told)}."
     )

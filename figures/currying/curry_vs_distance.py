@@ -90,6 +90,8 @@ def _against_distance(ax: Axes, rows: pd.DataFrame, quality: str) -> None:
         ax.plot(mean.x, mean.drawn, dashed, color=color, marker=marker, markersize=3, linewidth=1.3, zorder=3)
     for (path, method), (color, marker, _) in POINTS.items():
         mine = shown[(shown.path == path) & (shown.method == method) & (shown.distance > 0)]
+        if mine.empty:  # the best step was none; a line without points would take up the whole sheet
+            continue
         ax.plot(mine.x, mine.drawn, marker, color=color, markersize=2, alpha=0.4, markeredgewidth=0, clip_on=False)
         mean = mine.groupby(mine["at"].fillna(0))[["x", "drawn"]].mean()
         face = "white" if marker == "^" else color

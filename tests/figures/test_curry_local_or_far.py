@@ -31,7 +31,15 @@ def result(kinds=KINDS, seeds: int = 8) -> Result:
     for source, (rho, sink, step, most, half) in kinds.items():
         for seed in range(seeds):
             told = {"source": source, "seed": seed, "index": 0, "queries": 50 + seed}
-            shares = {"sink": sink, "gradient": step, "bias": 0.1, "steer": 0.3, "bigram_shift": 0.5, "sibling": 0.2}
+            shares = {
+                "sink": sink,
+                "gradient": step,
+                "bias": 0.1,
+                "steer": 0.3,
+                "bigram_shift": 0.5,
+                "sibling": 0.2,
+                "wrong": -3.0,
+            }
             away = {"distance_90": most, "distance_50": half, "rho_last": rho + 0.001 * seed}
             rows.append({**told, "moment": "trained", **shares, **away})
             rows.append({**told, "moment": "untrained", "sink": 0.8, "rho_last": 0.01})
@@ -71,6 +79,8 @@ def test_the_title_says_what_the_medians_say():
     assert told() == "The word is far,\nand the same for all"
     assert told(**{"in deployment": (0.15, 0.9, 0.0, 0.1, 0.001)}) == "The word is not far"
     assert told(**{"in deployment": (0.7, 0.9, 0.0, 0.1, 0.06)}) == "The word is far"
+    table = result().table
+    assert subject._step_title(table[table.moment == "trained"]) == "A step reaches a die, not the word"
     few = {name: KINDS[name] for name in ("K=4", "fresh")}
     assert subject._first_title(result(few).table) == "near or far"
 
@@ -82,6 +92,7 @@ def test_the_caption_says_what_was_measured():
     assert "the word amid text 0.15, 0.06, 0.1, 0.00, 0.92, 0.50" in told
     assert "fresh chain 0.60, none, none, 0.05, -0.90, 0.50" in told
     assert "rho -0.8" in told
+    assert "(of another source: -3.0, median)" in told
     assert subject.caption({"curry_local_or_far": result(seeds=1)}).count("1 seed,") == 1
 
 

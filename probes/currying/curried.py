@@ -36,6 +36,7 @@ NAMES = {
     "lsq": "probes.currying.fitted:lsq",
     "lora": "probes.currying.fitted:lora",
     "kv_r": "probes.currying.pairs:kv_r",
+    "attention_matching": "probes.currying.matching:attention_matching",
     "gradient": "probes.currying.gradients:gradient",
     "distill_gradient": "probes.currying.gradients:distill_gradient",
     "finetune": "probes.currying.gradients:finetune",

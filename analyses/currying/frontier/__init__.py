@@ -1,0 +1,1 @@
+"""What `curry_frontier` measures: the methods, what they may spend, one context's rows, and the claims."""

@@ -113,7 +113,7 @@ def kv_r(
     spent = begun.token_forwards
     wider = reader
     for _ in range(1, pairs):
-        wider = _widened(oracle, queries, wider)
+        wider = widened(oracle, queries, wider)
         spent += 2 * queries.numel()
         wider, now = _learned(oracle, goal, wider, rates, steps)
         if now < best:
@@ -153,8 +153,12 @@ def _learned(
 
 
 @torch.no_grad()
-def _widened(oracle: Oracle, queries: Tensor, reader: AfterPairs) -> AfterPairs:
-    """One more pair in every layer and key-value head."""
+def widened(oracle: Oracle, queries: Int[Tensor, "batch query"], reader: AfterPairs) -> AfterPairs:
+    """One more pair in every layer and key-value head: where the next descent starts.
+
+    It has the value of the key that queries attend to and that the pairs are farthest from, and the key whose scores
+    are nearest to that one's.
+    """
     model, behind = oracle.model, oracle.stream(queries)
     kind = "rot_q" if "blocks.0.attn.hook_rot_q" in model.hook_dict else "q"
     wanted = [f"blocks.{layer}.attn.hook_{kind}" for layer in range(model.cfg.n_layers)]

@@ -10,7 +10,7 @@ from probes.currying.curried import Curried, curry
 from probes.currying.fitted import rms
 from probes.currying.objective import Objective, descend
 from probes.currying.oracle import Oracle
-from probes.currying.pairs import AfterPairs, _widened
+from probes.currying.pairs import AfterPairs, widened
 
 LR, BATCH = 0.03, 64  # kv_r's own
 
@@ -33,7 +33,7 @@ def pair_ladder(
     fixed = oracle.copy_of_model().requires_grad_(False)
     made, best, wider = [first], goal.total(fixed, first.reader), first.reader
     for pairs in range(2, most + 1):
-        wider, now = _learned(oracle, fixed, goal, _widened(oracle, queries, wider), rates, steps)
+        wider, now = _learned(oracle, fixed, goal, widened(oracle, queries, wider), rates, steps)
         found = made[-1].reader
         if now < best:
             found, best = wider, now

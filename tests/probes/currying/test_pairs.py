@@ -6,7 +6,7 @@ import torch
 from probes.currying import Oracle, compare, curry
 from probes.currying.curried import Fit, updated
 from probes.currying.objective import Objective
-from probes.currying.pairs import AfterPairs, _absorbed, _widened, kv_r
+from probes.currying.pairs import AfterPairs, _absorbed, kv_r, widened
 from probes.currying.sink import sink
 from probes.errors import ProbeInputError
 from tests.probes.currying.nets import KINDS, constant_queries, context, net, queries
@@ -83,7 +83,7 @@ def test_without_a_step_one_pair_is_the_sinks_and_a_second_is_left_out_where_it_
 def test_queries_stand_where_they_would_behind_bos_however_many_pairs_there_are(positions, first):
     model, asked = net("learned, LN"), queries(net(), 4)
     oracle = Oracle(model, context(), positions)
-    wider = _widened(oracle, queries(net(), 40), _absorbed(oracle, Fit({})))
+    wider = widened(oracle, queries(net(), 40), _absorbed(oracle, Fit({})))
     code = wider.read(model, asked, ["hook_pos_embed"])[1]["hook_pos_embed"]
     assert wider.length == first + 1
     assert torch.equal(code[0], model.pos_embed.W_pos[first : first + 5])
@@ -94,7 +94,7 @@ def test_a_new_pair_says_what_a_context_token_says(positions):
     """Its value is the value of a context token, in every layer and head."""
     model = net("grouped")
     oracle, fit = Oracle(model, context(), positions), queries(model, 40)
-    wider = _widened(oracle, fit, _absorbed(oracle, sink(oracle, fit)))
+    wider = widened(oracle, fit, _absorbed(oracle, sink(oracle, fit)))
     for layer, values in enumerate(wider.values):
         assert values.shape == (2, 2, 4)
         for head in range(2):

@@ -219,7 +219,7 @@ CLAIMS = (
           Bound(high=-0.5), _predicts("rho_last"), every=False),
     Claim("Distance predicts it less: how much weaker its rank correlation is, at 90 %", "finding", PLAN,
           Bound(low=0.0), _predicts("rho_last", "distance_90"), every=False,
-          explanation="where 90 % are hard to remove by any weights, one pair removes less too; half of the KL is not so"),
+          explanation="where weights hardly remove 90 %, one pair removes less too; at half of the KL it is not so"),
     Claim("The same at half of the KL, which a path removes of nearly every context", "finding", PLAN, Bound(low=0.0),
           _predicts("rho_last", "distance_50"), every=False),
 )  # fmt: skip

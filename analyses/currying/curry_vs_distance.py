@@ -12,7 +12,7 @@ from no edit and from `sink`; the two are compared where they have the same KL, 
 W' is one point or a set.
 
 Source: this project's; theory/locality.md and theory/currying.md.  The prototype's numbers, one net and one to three
-contexts, are what the claims expect; settings were chosen on seeds 0 to 3.
+contexts, are what the claims expect; settings were chosen on seeds 0 to 2.
 """
 
 from collections.abc import Callable

@@ -110,7 +110,7 @@ def _distance_axis(ax: Axes, shown: pd.DataFrame, far: float) -> None:
 def _against_rho(ax: Axes, table: pd.DataFrame) -> None:
     born = table[(table.moment == UNTRAINED) & table["sink"].notna()]
     ax.plot(born.rho_last, born["sink"].clip(lower=FLOOR), "x", color=BORN, markersize=3, zorder=2)
-    ax.text(0.97, 0.97, "x: untrained", transform=ax.transAxes, ha="right", va="top", fontsize=6.5, color="0.4")
+    ax.text(0.03, 0.03, "x: untrained", transform=ax.transAxes, ha="left", va="bottom", fontsize=6.5, color="0.4")
     ax.set(xlim=(-0.03, None), ylim=(FLOOR, 1.05), xlabel=r"query dependence, $\rho$", ylabel="KL removed by sink")
     ax.set_title(_rank_title(table[table.moment == TRAINED], "rho_last"))
 

@@ -37,7 +37,7 @@ INFERENCE = WAYS.index("bigram inference")
 
 @dataclass(frozen=True)
 class Queries:
-    """Samples of the model behind the context.  Args: fit, held_out: how many;  length: tokens of each."""
+    """Samples of the model behind the context; an untrained one is asked uniform tokens.  Args: fit, held_out: how many;  length: tokens of each."""
 
     fit: int = 96
     held_out: int = 64
@@ -137,7 +137,8 @@ def _one(job: tuple[Config, int, int]) -> tuple[list[dict], list[Voice], float]:
         voices.append(voice(model, task, fresh, config.texts, seed))
         told = {"n_chains": n_chains, "step": step, "seed": seed, "inference": voices[-1].weights[INFERENCE]}
         for index in range(config.contexts):
-            found = curried(model, task, config, seed, index, beside=step == config.steps[-1])
+            moment = {"born": step == 0, "beside": step == config.steps[-1]}
+            found = curried(model, task, config, seed, index, **moment)
             rows.append({**told, "context": index, **found})
     return rows, voices, calibrated(task, fresh, config.texts, seed)
 

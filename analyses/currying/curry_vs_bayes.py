@@ -199,7 +199,8 @@ CLAIMS = (
     Claim("Between two dice updates lie on a line: participation", "finding", "this project: two sources, one number",
           Bound(high=1.5), _of_dice(WEIGHTS, "participation"), every=False, explanation=NOT_WEIGHTS),
     Claim("Between two dice outputs lie on a line: participation", "finding", "this project: two sources, one number",
-          Bound(high=1.5), _of_dice(OUTPUTS, "participation"), every=False),
+          Bound(high=1.5), _of_dice(OUTPUTS, "participation"), every=False,
+          explanation="one number decides, yet log probabilities saturate at both ends: a bent line fills a plane"),
     Claim("Between two dice a head's gate bias is affine in the log odds: R^2 on contexts left out, best head",
           "finding", "this project: a sigmoid of the odds is a gate", Bound(low=0.9), _of_dice("gate bias", "R2 odds"),
           every=False, explanation="Outputs follow the odds and no single head's gate does: the edit shares them "

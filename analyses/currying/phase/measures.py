@@ -7,11 +7,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from analyses.currying.nets.asking import fit_and_held
+from analyses.currying.nets.asking import fit_and_held, without
 from analyses.currying.nets.contexts import Case, pooled
 from probes.algorithm_weights import algorithm_weights
 from probes.currying.curried import curry
 from probes.currying.oracle import Oracle
+from probes.currying.reading import uniform_queries
 from probes.currying.report import compare
 from toy_models.seeding import generator
 from toy_models.tasks.chain_pool import WAYS, ChainPool
@@ -71,12 +72,24 @@ def _loss(logits: Float[Tensor, "batch pos d_vocab"], targets: Int[Tensor, "batc
     return -said[:, LATE:].mean().item()
 
 
-def curried(model, task: ChainPool, config, seed: int, index: int, beside: bool) -> dict[str, float]:
-    """Share of the KL that sink removes for one context, and what heads take from it; `beside`: others' shares too."""
+def curried(
+    model, task: ChainPool, config, seed: int, index: int, *, born: bool = False, beside: bool = False
+) -> dict[str, float]:
+    """Share of the KL that sink removes for one context, and what heads take from it.
+
+    Args:
+        born: the model is untrained, and is asked uniform tokens.
+        beside: the shares of other methods too.
+    """
     case = pooled(task, config.context_length, seed, index)
     sizes = (config.queries.fit, config.queries.held_out)
     length = config.queries.length
-    fit, held = fit_and_held(model, case.context, sizes, length, generator(seed, "queries", task.n_chains, index))
+    draw = generator(seed, "queries", task.n_chains, index)
+    if born:  # it may say BOS at every other place, and then nearly no text of its own is without
+        fit, held = uniform_queries(model, sum(sizes), length, draw).split(sizes)
+        held = without(held, fit)
+    else:
+        fit, held = fit_and_held(model, case.context, sizes, length, draw)
     oracle = Oracle(model, case.context)
     reports = {
         method: compare(curry(model, case.context, method, fit), oracle, held)

@@ -37,7 +37,10 @@ INFERENCE = WAYS.index("bigram inference")
 
 @dataclass(frozen=True)
 class Queries:
-    """Samples of the model behind the context; an untrained one is asked uniform tokens.  Args: fit, held_out: how many;  length: tokens of each."""
+    """Samples of the model behind the context; an untrained one is asked uniform tokens.
+
+    Args: fit, held_out: how many;  length: tokens of each.
+    """
 
     fit: int = 96
     held_out: int = 64

@@ -27,7 +27,8 @@ def result(shares=SHARES, seeds: int = 5) -> Result:
     weights = np.full((3, 3, seeds, 4), 0.25)
     weights[2, ..., :2], weights[2, ..., 2:] = np.nan, 0.5
     losses = np.broadcast_to([1.3, 2.5, 1.2, 1.5], (3, 3, seeds, 4))
-    config = {"n_chains": list(SIZES), "steps": list(STEPS), "seeds": list(range(seeds)), "context_length": 32, "queries": {"length": 12}}
+    config = {"n_chains": list(SIZES), "steps": list(STEPS), "seeds": list(range(seeds))}
+    config |= {"context_length": 32, "queries": {"length": 12}}
     config |= {"pools": {"model": {"n_layers": 2}, "task": {"n_symbols": 8}, "train": {"steps": 1600}}}
     run = {"study": "curry_phase", "config_hash": "0" * 12, "profile": "full", "config": config, "ways": WAYS}
     arrays = {"weights (chains, step, seed, way)": weights, "losses (chains, step, seed, which)": losses}

@@ -1,6 +1,6 @@
 """The algorithm that training selects, and what its contexts need: what is retrieved fits into a rank-one edit."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -24,7 +24,7 @@ WEIGHTS = "weights (chains, step, seed, way)"
 LOSSES = "losses (chains, step, seed, which)"
 NULLS = {"bias": "o", "steer": "v", "bigram_shift": "P"}
 FLOOR = -0.25  # of shares; what lies below is drawn on the edge
-FITS, APART = 0.68, 0.3  # shares with the smallest and with the largest pool, from which on the title says so
+FITS, APART = 0.68, 0.2  # the share from which on the title says so, and how far the others have to lie below
 
 
 def draw(tables: Mapping[str, Result]) -> Figure:
@@ -46,11 +46,16 @@ def draw(tables: Mapping[str, Result]) -> Figure:
 
 def headline(result: Result) -> str:
     """The message, as far as this table bears it."""
-    share = _last(result).groupby("n_chains").sink.mean()
-    few, most = share[min(size for size in share.index if size)], share[min(share.index)]  # fresh chains are 0
-    if few >= FITS and most <= FITS - APART:
-        return "Contexts that name a known chain fit into a rank-one edit; those that teach a new one do not"
+    share = _last(result).groupby("n_chains").sink.mean().reindex(result.run["config"]["n_chains"])
+    fits, others = share.index[share >= FITS], share.index[share < FITS]
+    if len(fits) and len(others) and share[fits].min() - share[others].max() >= APART:
+        return f"A rank-one edit holds what models of {_list(fits)} chains make of a context, not {_list(others)}"
     return "How much of a context fits into a rank-one edit, by what the model was trained on"
+
+
+def _list(sizes: Sequence[int]) -> str:
+    words = [_name(size) for size in sizes]
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def caption(tables: Mapping[str, Result]) -> str:
@@ -82,7 +87,19 @@ def caption(tables: Mapping[str, Result]) -> str:
         f"layer: {told('rho_last')}; untrained {born.rho_last.mean():.2f}; dashed, a head that says what followed the "
         f"query's token in the context. (d) Every model after every number of updates; dashed, the part of the heads' "
         f"message that a constant keeps. Rank correlation of the share with rho {rho}, with the weight of bigram "
-        f"inference {share}, over sizes and updates. (e, f) Means over seeds."
+        f"inference {share}, over sizes and updates. {_halves(last)}(e, f) Means over seeds."
+    )
+
+
+def _halves(last: pd.DataFrame) -> str:
+    """The models for fresh chains, those that have come to bigrams beside those that have not."""
+    fresh = last[last.n_chains == 0].groupby("seed")[["inference", "sink"]].mean()
+    early, late = fresh[fresh.inference < 0.5], fresh[fresh.inference >= 0.5]
+    if early.empty or late.empty:
+        return ""
+    return (
+        f"With fresh chains {len(early)} of {len(fresh)} models still speak unigrams, and the edit removes "
+        f"{early['sink'].mean():.2f}; of the others {late['sink'].mean():.2f}. "
     )
 
 

@@ -45,8 +45,9 @@ def test_every_text_can_be_read(legible, seeds):
 
 
 def test_the_title_says_what_the_shares_bear():
-    assert "fit into a rank-one edit; those that teach" in drawn(result()).get_suptitle()
-    assert "How much" in drawn(result({4: 0.95, 64: 0.3, 0: 0.9})).get_suptitle()
+    assert "models of 4 chains make of a context, not 64 and fresh" in drawn(result()).get_suptitle()
+    assert "models of 4 and fresh chains" in drawn(result({4: 0.95, 64: 0.3, 0: 0.9})).get_suptitle()
+    assert "How much" in drawn(result({4: 0.75, 64: 0.6, 0: 0.0})).get_suptitle()
     assert "How much" in drawn(result({4: 0.4, 64: 0.3, 0: 0.0})).get_suptitle()
 
 
@@ -72,3 +73,9 @@ def test_the_caption_counts_and_computes():
     assert "0.97, 0.32, 0.12" in words
     assert "0.10 (bias), -3.00 (steer), 0.50 (bigram_shift)" in words
     assert "K = 4, 64, fresh" in words
+    assert "still speak unigrams" not in words
+    half = result()
+    half.table.loc[(half.table.n_chains == 0) & (half.table.seed < 2), ["inference", "sink"]] = 0.2, 0.9
+    assert "2 of 5 models still speak unigrams, and the edit removes 0.90; of the others 0.13" in subject.caption(
+        {"curry_phase": half}
+    )

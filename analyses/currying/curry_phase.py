@@ -243,7 +243,7 @@ CLAIMS = (
           _weight("bigram retrieval", FEW), every=False),
     Claim("Fresh chains are inferred: weight of bigram inference", "replication", PARK, Bound(low=0.8),
           _weight("bigram inference", FRESH), every=False,
-          explanation="three of eight seeds still spoke unigrams after so many updates, the others bigrams, .86 or more",
+          explanation="three of eight seeds still spoke unigrams after so many updates; the others gave it .86 or more",
           source_verdict="reproduced in the seeds that left unigrams, not in all of them"),
     Claim(
         "A larger pool makes the model ready for chains it has not seen: excess loss on fresh chains, four less most",

@@ -95,7 +95,8 @@ def _seed(job: tuple[Config, int]) -> tuple[list[dict], dict[str, np.ndarray]]:
         found = mapped(config, model, run.model, contexts, task, seed)
         told, maps = _nearest(found)
         rows += [{"part": NEAREST, "model": name, "source": "all", "index": 0, **row} for row in told]
-        rows += [{"part": TRANSFER, "model": name, **row} for row in transfers(config, model, found, task, seed)]
+        moved = transfers(config, model, found, task, seed, born=name == UNTRAINED)
+        rows += [{"part": TRANSFER, "model": name, **row} for row in moved]
         if name == TRAINED:
             arrays = maps
     return rows, arrays

@@ -20,7 +20,7 @@ from probes.currying.oracle import Oracle
 from probes.currying.solving import kl
 from probes.locality import norm, size
 
-LENGTH = 2.0**-12  # of the longer step, over |W|
+LENGTH = 2.0**-14  # of the longer step, over |W|
 
 
 def slope_errors(oracle: Oracle, queries: Int[Tensor, "batch query"]) -> dict[str, float]:

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from analyses.currying.mapping.contexts import Mapped
-from analyses.currying.nets.asking import fit_and_held
+from analyses.currying.nets.asking import fit_and_held, uniform_fit_and_held
 from probes.currying.comparable import SMALLEST_BASELINE
 from probes.currying.curried import NULLS, curry
 from probes.currying.oracle import Oracle
@@ -17,11 +17,12 @@ from toy_models.seeding import generator
 ITSELF = "itself"
 
 
-def transfers(config, model, found: Mapped, task, seed: int) -> Iterator[dict[str, object]]:
+def transfers(config, model, found: Mapped, task, seed: int, *, born: bool = False) -> Iterator[dict[str, object]]:
     """Rows of the oracles of the first contexts of every source.
 
-    Queries are the model's own samples behind the oracle's context; nulls and the context's own W' are fitted on
-    others of these, and the W' of the other contexts are as they were mapped.
+    Queries are the model's own samples behind the oracle's context, and uniform tokens for one that was just born;
+    nulls and the context's own W' are fitted on others of these, and the W' of the other contexts are as they were
+    mapped.
     """
     few, held_out = config.transferred
     sizes = (config.queries[0], held_out)
@@ -30,7 +31,10 @@ def transfers(config, model, found: Mapped, task, seed: int) -> Iterator[dict[st
         if index >= few:
             continue
         draw = generator(seed, "behind", source, index)
-        fit, held = fit_and_held(model, context, sizes, config.query_length, draw, task.switch)
+        if born:
+            fit, held = uniform_fit_and_held(model, sizes, config.query_length, draw)
+        else:
+            fit, held = fit_and_held(model, context, sizes, config.query_length, draw, task.switch)
         oracle = Oracle(model, context)
         goal = oracle.logits(held)
         nothing = kl(goal, curry(model, context, "none").logits(held)).mean().item()

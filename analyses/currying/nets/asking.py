@@ -5,6 +5,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from analyses.core.errors import WorkbenchError
+from probes.currying.reading import uniform_queries
 from toy_models.generation import choose
 
 ROUNDS = 8  # of drawing again
@@ -42,6 +43,15 @@ def fit_and_held(
             break
         drawn = torch.cat([drawn, own_queries(model, context, fit + 2 * held, length, draw, d_symbols)])
     return drawn[:fit], without(drawn[fit:], drawn[:fit])[:held]
+
+
+def uniform_fit_and_held(
+    model, sizes: tuple[int, int], length: int, draw: torch.Generator
+) -> tuple[Int[Tensor, "fit query"], Int[Tensor, "held query"]]:
+    """What an untrained model is asked: uniform tokens.  It may say BOS at every other place, and then nearly no text
+    of its own is without."""
+    fit, held = uniform_queries(model, sum(sizes), length, draw).split(sizes)
+    return fit, without(held, fit)
 
 
 def without(drawn: Int[Tensor, "batch query"], *fitted: Int[Tensor, "rows query"]) -> Int[Tensor, "fewer query"]:

@@ -7,12 +7,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from analyses.currying.nets.asking import fit_and_held, without
+from analyses.currying.nets.asking import fit_and_held, uniform_fit_and_held
 from analyses.currying.nets.contexts import Case, pooled
 from probes.algorithm_weights import algorithm_weights
 from probes.currying.curried import curry
 from probes.currying.oracle import Oracle
-from probes.currying.reading import uniform_queries
 from probes.currying.report import compare
 from toy_models.seeding import generator
 from toy_models.tasks.chain_pool import WAYS, ChainPool
@@ -85,9 +84,8 @@ def curried(
     sizes = (config.queries.fit, config.queries.held_out)
     length = config.queries.length
     draw = generator(seed, "queries", task.n_chains, index)
-    if born:  # it may say BOS at every other place, and then nearly no text of its own is without
-        fit, held = uniform_queries(model, sum(sizes), length, draw).split(sizes)
-        held = without(held, fit)
+    if born:
+        fit, held = uniform_fit_and_held(model, sizes, length, draw)
     else:
         fit, held = fit_and_held(model, case.context, sizes, length, draw)
     oracle = Oracle(model, case.context)

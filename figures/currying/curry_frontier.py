@@ -122,9 +122,10 @@ def _against_bytes(ax: Axes, rows: pd.DataFrame, quality: str, ends: tuple[float
         line = "-" if len(mean) > 1 else "none"
         ax.plot(mean.bytes, mean[quality].clip(low, high), linestyle=line, linewidth=0.8, markersize=4, zorder=4,
                 **style)  # fmt: skip
-        if base in ("attention_matching", "kv_r") and quality == "left":
-            _name(ax, mean.bytes, mean[quality].clip(low, high), [str(r) for r in mean.index], color,
-                  "below" if base == "kv_r" else "above")  # fmt: skip
+        if base == "kv_r" and quality == "left":
+            ends_of_it = mean.iloc[[0, -1]] if len(mean) > 1 else mean
+            _name(ax, ends_of_it.bytes, ends_of_it[quality].clip(low, high), [str(r) for r in ends_of_it.index], color,
+                  "below")  # fmt: skip
 
     _front(ax, drawn, "bytes", quality, ends)
     whole = rows[rows.method == "kv"].bytes.mean()
@@ -147,7 +148,7 @@ def _against_cost(ax: Axes, rows: pd.DataFrame) -> None:
             line = "-" if len(mean) > 1 else "none"
             ax.plot(mean.spent, mean.left.clip(FLOOR, CEILING), linestyle=line, linewidth=0.8, markersize=3.5,
                     zorder=4, **style)  # fmt: skip
-            if base == "kv_r":
+            if base == "kv_r" and r in (1, rows[rows.method.str.startswith(base)].r.max()):
                 _name(ax, mean.spent[-1:], mean.left[-1:].clip(FLOOR, CEILING), [str(r)], color, "right")
     _front(ax, drawn, "spent", "left", (FLOOR, CEILING))
     if rows.source.iloc[0] in ("chain 0", "biased die"):
@@ -219,8 +220,8 @@ def caption(tables: Mapping[str, Result]) -> str:
         f"bytes beside the weights and against build cost, a token forward 1 and backward 2, tuning included (the "
         f"whole cache: {cache}); entity error against bytes. Titles: the fewest bytes that remove {ENOUGH:.0%} of the "
         f"KL. Fits have budgets of {budgets} token-forwards, joined in the middle row; above and below the largest. "
-        f"Numbers: r. Grey staircase: what nothing cheaper beats. Vertical dashes: the whole cache, which is exact and "
-        f"stands on the lower edge; bent dashes: where one learned pair was expected from the sink, whose KL is at "
+        f"Numbers: r, at the ends of the learned pairs. Grey staircase: what nothing cheaper beats. Vertical dashes: "
+        f"the whole cache, which is exact and stands on the lower edge; bent dashes: where one learned pair was expected from the sink, whose KL is at "
         f"most {PREDICTED[0]} times as large for 1/{PREDICTED[1]} of the cost; dots: {ENOUGH:.0%} removed. {told} "
         f"The last token of a query reads {keys['kv']} keys with the whole cache, {keys['sink']} behind an edit."
     )

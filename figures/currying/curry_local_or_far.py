@@ -91,7 +91,7 @@ def _step_title(shown: pd.DataFrame) -> str:
         return "how far a step gets"
     word, die = (median.gradient[name] >= 0.5 * median["sink"][name] for name in (WORD, DIE))
     if die and not word:
-        return "A step reaches a die, not the word"
+        return "A step reaches a die,\nnot the word"
     return f"A step reaches {'both' if word and die else 'the word' if word else 'neither'}"
 
 

@@ -80,7 +80,7 @@ def test_the_title_says_what_the_medians_say():
     assert told(**{"in deployment": (0.15, 0.9, 0.0, 0.1, 0.001)}) == "The word is not far"
     assert told(**{"in deployment": (0.7, 0.9, 0.0, 0.1, 0.06)}) == "The word is far"
     table = result().table
-    assert subject._step_title(table[table.moment == "trained"]) == "A step reaches a die, not the word"
+    assert subject._step_title(table[table.moment == "trained"]) == "A step reaches a die,\nnot the word"
     few = {name: KINDS[name] for name in ("K=4", "fresh")}
     assert subject._first_title(result(few).table) == "near or far"
 

@@ -221,7 +221,8 @@ def caption(tables: Mapping[str, Result]) -> str:
         f"whole cache: {cache}); entity error against bytes. Titles: the fewest bytes that remove {ENOUGH:.0%} of the "
         f"KL. Fits have budgets of {budgets} token-forwards, joined in the middle row; above and below the largest. "
         f"Numbers: r, at the ends of the learned pairs. Grey staircase: what nothing cheaper beats. Vertical dashes: "
-        f"the whole cache, which is exact and stands on the lower edge; bent dashes: where one learned pair was expected from the sink, whose KL is at "
+        f"the whole cache, which is exact and stands on the lower edge; bent dashes: where one learned pair was "
+        f"expected from the sink, whose KL is at "
         f"most {PREDICTED[0]} times as large for 1/{PREDICTED[1]} of the cost; dots: {ENOUGH:.0%} removed. {told} "
         f"The last token of a query reads {keys['kv']} keys with the whole cache, {keys['sink']} behind an edit."
     )

@@ -55,15 +55,19 @@ def settling(result: Result, source: str) -> np.ndarray:
 
 
 def title(result: Result) -> str:
-    """Whether W' settles on the model's own text, in words, in the mean over seeds."""
-    settled = {source: bool(settling(result, source).mean() < 1) for source in result.table.source.unique()}
+    """Whether W' settles on the model's own text, in words, in the median of the seeds."""
+    settled = {source: bool(np.median(settling(result, source)) < 1) for source in result.table.source.unique()}
     calm, restless = ([source for source, one in settled.items() if one is which] for which in (True, False))
     if not restless:
-        return "A model that writes settles its own W'"
-    return f"Writing settles W' on {' and '.join(calm)}, not on {' and '.join(restless)}" if calm else _RESTLESS
+        return "In most seeds a model that writes settles its own W'"
+    return (
+        f"In most seeds writing settles W' on {' and '.join(calm)}, not on {' and '.join(restless)}"
+        if calm
+        else _RESTLESS
+    )
 
 
-_RESTLESS = "Writing does not settle W'"
+_RESTLESS = "In most seeds writing does not settle W'"
 
 
 def _of(table: pd.DataFrame, source: str, text: str, predictor: str) -> pd.DataFrame:

@@ -61,12 +61,12 @@ def test_ratios_are_those_of_the_table():
 
 
 def test_the_title_follows_from_the_numbers():
-    assert subject.title(result()) == "A model that writes settles its own W'"
-    assert subject.title(result(ends=2.0)) == "Writing does not settle W'"
+    assert subject.title(result()) == "In most seeds a model that writes settles its own W'"
+    assert subject.title(result(ends=2.0)) == "In most seeds writing does not settle W'"
     mixed = result()
     late = (mixed.table.source == "copy 2") & (mixed.table.t >= 12)
     mixed.table.loc[late, "kl"] *= 10
-    assert subject.title(mixed) == "Writing settles W' on chain 0 and biased die, not on copy 2"
+    assert subject.title(mixed) == "In most seeds writing settles W' on chain 0 and biased die, not on copy 2"
 
 
 def test_the_caption_says_what_was_measured():

@@ -194,7 +194,7 @@ CLAIMS = (
           _share(COPIED), every=False, explanation=MARGINAL),
     Claim("What it does for copying is a marginal shift: share of the best step less that of `bias`", "finding",
           "this project; stated when seeds 0 to 2 had been seen", Bound(high=0.05), _share(COPIED, "bias"),
-          every=False, explanation="the best arm is chosen on what it is measured on; a tenth is more than a bias says"),
+          every=False, explanation="the best arm is chosen on what it is measured on; a tenth is beyond a bias"),
     Claim("Steps work where the context is a marginal shift: rank correlation of the best step's share with that of "
           "`bias`, over contexts and lengths", "finding", "this project: a step moves the output's bias",
           Bound(low=0.5), _boundary, every=False),

@@ -119,7 +119,7 @@ CLAIMS = (
           lambda result: result.arrays[FIRST].tolist()),
     Claim("Nor does a step of W_V or W_O: largest mean total variation", "identity",
           "scores of the first layer depend on W_Q and W_K alone; float32 rounding", Bound(high=1e-5), _still),
-    Claim("A step that is a context is reached: share by BOS's own pair in the sink's edit", "calibration",
+    Claim("A step that is a context is reached: share by BOS's own pair in the sink's edit", "finding",
           "the edit is that pair but for its leakage; this project, on a prototype: equal KL within 5e-4",
           Bound(low=0.95), _known,
           explanation="the edit also changes a little what query tokens are to each other, and a pair does not"),

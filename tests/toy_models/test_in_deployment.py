@@ -81,6 +81,18 @@ def test_a_text_of_a_source_has_no_word_and_one_in_deployment_has_it_once_behind
     assert set((text == WORD).int().argmax(1).tolist()) == set(range(1, 10))
 
 
+def test_behind_the_word_texts_are_drawn_as_they_are_predicted():
+    n = 20000
+    text = TASK.text(SWITCHED, n, 4, generator(0, "behind"))
+    text = text[text[:, 1] == WORD][:, 2:] - 1
+    first = text[:, 0].bincount(minlength=4) / len(text)
+    assert (first - 0.25).abs().max() < 5 * (0.25 * 0.75 / len(text)) ** 0.5
+    for symbol, row in enumerate(TASK.deployed):
+        followed = text[text[:, 0] == symbol, 1]
+        drawn = followed.bincount(minlength=4) / len(followed)
+        assert ((drawn - row).abs() < 5 * (row * (1 - row) / len(followed)).sqrt() + 1e-3).all()
+
+
 def test_the_posterior_is_all_on_the_word_once_it_has_fallen():
     found = TASK.posterior(torch.tensor([[BOS, 1, WORD, 3]]))[0]
     assert found[:2, -1].tolist() == [0, 0]

@@ -10,6 +10,9 @@ VOCABULARY = 23
 N_CTX = 32
 # Read once, when huggingface_hub is first imported: no hook or fixture runs before the other conftests' imports.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Read when the kernels are first imported: where there is no GPU they run in Triton's interpreter.
+if not list(Path("/dev").glob("nvidia[0-9]*")):
+    os.environ["TRITON_INTERPRET"] = "1"
 # A loaded machine is slow, not wrong: laws are judged by their cases, not by the clock.
 settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("house")

@@ -27,9 +27,10 @@ FORBIDDEN = {
 # package -> what it may not import when it is itself imported; under TYPE_CHECKING and inside a function it may.
 FORBIDDEN_AT_IMPORT = {"probes": ("transformer_lens", "transformers")}
 BACKENDS = "toy_models.attention"
-# The specification, who may look at whom, what goes in and comes out, and the parts of the tiled backend.
+# The specification, who may look at whom, what goes in and comes out, and the parts of the other backends.
 NOT_BACKENDS = {f"{BACKENDS}.{name}" for name in ("reference", "masks", "options", "statistics")}
 NOT_BACKENDS |= {f"{BACKENDS}.{name}" for name in ("blocks", "sums", "tiled_backward", "workers")}
+NOT_BACKENDS |= {f"{BACKENDS}.{name}" for name in ("gradients", "kernels")}
 NOT_PROBES = {"__init__", "model", "names", "errors"}
 BAD_NAMES = {"utils", "util", "helpers", "helper", "misc", "common", "v2"}
 LONGEST_FILE, LONGEST_FUNCTION = 300, 50

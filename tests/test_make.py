@@ -64,9 +64,10 @@ def test_the_pinned_torch_is_installed_first_and_its_cpu_build_when_asked(fresh)
     assert "torch==2.13.0" in (PROJECT / "constraints.txt").read_text().splitlines()
 
 
-def test_ci_runs_the_readmes_own_command():
+def test_ci_runs_the_readmes_own_command_with_the_kernels_tests_switched_on():
     commands = [line for line in (PROJECT / ".ci" / "run").read_text().splitlines() if line and line[0] != "#"]
     assert commands[-1] == "exec make test"
+    assert any("pip install" in line and "-e '.[gpu]' -c constraints.txt" in line for line in commands[:-1])
     assert "\nmake test" in (PROJECT / "README.md").read_text()
 
 

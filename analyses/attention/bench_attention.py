@@ -7,24 +7,33 @@ statistics, and TransformerLens's own.  Every repetition runs beside one of SDPA
 order, on one thread; peak memory is that of one call in a fresh process.  A second workload has a sliding window,
 which SDPA needs a mask for.
 
+On a GPU (`--set device=cuda --set backend=triton`) a repetition is the median of several calls on the device's clock
+(`analyses.attention.cost.gpu`), torch's flash, cuDNN and math kernels are measured by name in place of SDPA twice, and
+the arrays hold the time with statistics over that of the same kernel without, taken in turns, and the rate of a matrix
+product of the same run.  What torch has no kernel for, or no memory, is named in run.json (`left_out`).
+
 The arrays hold two identities of the statistics in float64: the entropy is the logsumexp less the mean score, and the
 logarithm of sum p^2 is the logsumexp of doubled scores less twice that of the scores.  Both follow from
 ln p_j = s_j - logsumexp; the second is the Renyi entropy of order 2 (Renyi 1961, On measures of entropy and
 information).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from importlib import metadata
 
 import numpy as np
 import pandas as pd
 
 from analyses.attention.cost.measure import one_thread, paired, peak_mb, warm
+from analyses.attention.cost.rates import LENGTHS, MATMUL, OVER_OUTPUT_ONLY
 from analyses.attention.cost.variants import (
+    BY_NAME,
     CAUSAL,
     FUSED_STATISTICS,
     HOLD_THE_PATTERN,
     IN,
+    IN_ON_A_GPU,
     MODEL,
     SDPA,
     VARIANTS,
@@ -81,12 +90,12 @@ QUICK = {"n": (1024, 2048, 4096), "n_eager": 1024, "n_window": (4096,), "n_model
 COLUMNS = {
     "workload": f"{CAUSAL}: each query sees all keys up to its own; {WINDOW}: the last `window` of them; {MODEL}: "
     "two layers of causal attention and MLPs",
-    "variant": "what was called: " + "; ".join(VARIANTS),
+    "variant": "what was called: " + "; ".join(VARIANTS) + "; on a GPU torch's kernels by name: " + "; ".join(BY_NAME),
     "n": "queries, and keys",
     "seed": "the repetition: of the inputs; an even one runs SDPA first",
-    "cpu_s": "processor time of the call (s)",
+    "cpu_s": "processor time of the call (s); on a GPU to send it",
     "wall_s": "elapsed time of the call (s); on a GPU the device's",
-    "sdpa_cpu_s": "processor time of the SDPA call beside it (s)",
+    "sdpa_cpu_s": "processor time of the SDPA call beside it (s); on a GPU to send it",
     "sdpa_wall_s": "elapsed time of the SDPA call beside it (s); on a GPU the device's",
     "ratio": "time of the call over that of SDPA beside it: processor time, on a GPU elapsed time",
     "peak_mb": "most memory held during a call, its outputs included (1e6 bytes); once per workload, variant, n",
@@ -99,39 +108,77 @@ def run(config: Config) -> Result:
     Raises:
         ConfigError: a GPU is asked for and there is none.
     """
-    import torch
-
     from toy_models.progress import progress
 
-    gpu = torch.device(config.device).type == "cuda"
-    if gpu and not torch.cuda.is_available():
-        raise ConfigError(f"device={config.device}: torch sees no GPU here; set device=cpu")
-    cases, rows = _cases(config), []
-    left_out = {f"{case.workload}, {case.variant}" for case in cases if not installed(case.workload, case.variant)}
-    with one_thread():
-        for case in progress([one for one in cases if installed(one.workload, one.variant)], "cases"):
-            what = {"workload": case.workload, "variant": case.variant, "n": case.n}
-            peak = {"peak_mb": peak_mb(case)}
-            warm(case)
-            rows += [what | {"seed": seed} | paired(case, seed) | peak for seed in config.seeds]
-        arrays = _identities(config)
+    gpu = _gpu(config)
+    cases = _cases(config, IN_ON_A_GPU if gpu else IN)
+    missing = {f"{case.workload}, {case.variant}" for case in cases if not installed(case.workload, case.variant)}
+    cases = progress([case for case in cases if installed(case.workload, case.variant)], "cases")
     told = {"device": config.device, "dtype": config.dtype, "backend": sorted({config.backend, "reference", "sdpa"})}
-    told |= {"gpu": torch.cuda.get_device_name() if gpu else None, "not_installed": sorted(left_out)}
-    return Result(pd.DataFrame(rows, columns=list(COLUMNS)), arrays, told)
+    told |= {"gpu": gpu.name() if gpu else None, "not_installed": sorted(missing)}
+    with one_thread():
+        rows, arrays, more = _on_a_gpu(gpu, cases, config) if gpu else (_on_a_processor(cases, config), {}, {})
+        arrays |= _identities(config)
+    return Result(pd.DataFrame(rows, columns=list(COLUMNS)), arrays, told | more)
 
 
-def _cases(config: Config) -> list[Case]:
+def _gpu(config: Config):
+    """The device to measure on, or None for a processor."""
+    import torch
+
+    from analyses.attention.cost.gpu import Gpu
+
+    if torch.device(config.device).type != "cuda":
+        return None
+    if not torch.cuda.is_available():
+        raise ConfigError(f"device={config.device}: torch sees no GPU here; set device=cpu")
+    return Gpu()
+
+
+def _cases(config: Config, workloads: dict[str, tuple[str, ...]]) -> list[Case]:
     """All that is asked for, the shortest first."""
     shape = {name: getattr(config, name) for name in ("window", "n_heads", "d_head", "backend", "dtype", "device")}
     lengths = {CAUSAL: config.n, WINDOW: config.n_window, MODEL: config.n_model}
     found = [
         Case(workload, variant, n, **shape)
-        for workload, variants in IN.items()
+        for workload, variants in workloads.items()
         for n in lengths[workload]
         for variant in variants
         if workload != CAUSAL or variant not in HOLD_THE_PATTERN or n <= config.n_eager
     ]
     return sorted(found, key=lambda case: case.n)
+
+
+def _on_a_processor(cases: Iterable[Case], config: Config) -> list[dict]:
+    rows = []
+    for case in cases:
+        what = {"workload": case.workload, "variant": case.variant, "n": case.n}
+        peak = {"peak_mb": peak_mb(case)}
+        warm(case)
+        rows += [what | {"seed": seed} | paired(case, seed) | peak for seed in config.seeds]
+    return rows
+
+
+def _on_a_gpu(gpu, cases: Iterable[Case], config: Config) -> tuple[list[dict], dict[str, np.ndarray], dict]:
+    """Rows; what the figure sets them against; and what to tell beside them."""
+    from analyses.attention.cost.gpu import matmul_rate, measure
+
+    done = measure(gpu, cases, config.seeds)
+    tf32 = config.backend == "triton_tf32" and config.dtype == "float32"
+    rates = [matmul_rate(gpu, seed, config.dtype, config.device, tf32) for seed in config.seeds]
+    arrays = {MATMUL: np.array(rates)}
+    if done.over_output_only:
+        lengths = sorted(done.over_output_only)
+        arrays |= {LENGTHS: np.array(lengths), OVER_OUTPUT_ONLY: np.array([done.over_output_only[n] for n in lengths])}
+    told = {"left_out": done.left_out, "matmul": "tf32" if tf32 else config.dtype, "triton": _version("triton")}
+    return done.rows, arrays, told
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _identities(config: Config) -> dict[str, np.ndarray]:

@@ -10,7 +10,8 @@ model before training, and a head with all scores equal, whose answers are known
 own tokenizer, or on random ids if it has none.
 
 One pass over the longest text serves every length: in a causal model the queries up to position n see what a text of n
-tokens would show them.  Training runs on the CPU, so that every device measures the same model.
+tokens would show them.  Training runs on the CPU, so that every device measures the same model.  On a GPU
+(`--set device=cuda --set lengths=1024,16384,131072`) Triton's kernels measure it where they serve; run.json names them.
 
 Source: Velickovic et al. 2024, arXiv:2410.01104: Lemma 2.1 and Theorem 2.2 (at bounded spread attention disperses).
 """
@@ -24,6 +25,7 @@ import pandas as pd
 import torch
 
 from analyses.attention.subjects.checkpoint import Checkpoint
+from analyses.attention.subjects.kernels import with_kernels
 from analyses.attention.subjects.scores import WITHOUT_A_TABLE, hindrance
 from analyses.attention.subjects.trained import Trained
 from analyses.core.claims import Bound, Claim
@@ -133,7 +135,7 @@ def _measure_seed(job: tuple[Trained | Checkpoint, int]):
     texts = subjects.texts(seed).to(config.device)
     rows, ran = [], set()
     for condition in CONDITIONS:
-        model = getattr(subjects, condition)(seed)
+        model = with_kernels(getattr(subjects, condition)(seed))
         rows += [{"condition": condition, "seed": seed, **row} for row in _rows(config, model, texts)]
         ran.update(model.backends)
         if condition == TRAINED:
@@ -166,7 +168,8 @@ def _statistics(model, tokens) -> list[dict]:
     """Per layer, on one text: numbers of shape (head, query), in float64, and the count of visible keys (query,)."""
     layers = []
     for rows, q, k in _pass(model, tokens):
-        turned = attend(-q, k, k, scale=1 / model.cfg.attn_scale, statistics=True).statistics
+        options = {"scale": 1 / model.cfg.attn_scale, "statistics": True, "backend": model.cfg.attention}
+        turned = attend(-q, k, k, **options).statistics
         found = {name: getattr(rows, name)[0].double() for name in (*MEANS, "sum_squares")}
         found["spread"] = spread(rows.logsumexp, rows.peak, turned.logsumexp, turned.peak)[0].double()
         layers.append(found | {"keys": torch.arange(1, tokens.shape[1] + 1, device=tokens.device)})

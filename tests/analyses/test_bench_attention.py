@@ -50,7 +50,7 @@ def test_a_run_has_a_row_per_case_and_repetition_and_eager_ones_stop_where_they_
 def test_every_repetition_runs_beside_sdpa_in_alternating_order(monkeypatch):
     order, seconds = [], {SDPA: 2.0, FUSED_STATISTICS: 3.0}
     monkeypatch.setattr(measure, "prepare", lambda case, seed, role: (case, role))
-    monkeypatch.setattr(measure, "timed", lambda call, device: order.append(call) or (seconds[call[0].variant], 1.0))
+    monkeypatch.setattr(measure, "timed", lambda call: order.append(call) or (seconds[call[0].variant], 1.0))
     case = replace(CASE, variant=FUSED_STATISTICS, workload=WINDOW)
     rows = [measure.paired(case, seed) for seed in (0, 1, 2)]
     assert [one.variant for one, _ in order] == [SDPA, FUSED_STATISTICS, FUSED_STATISTICS, SDPA, SDPA, FUSED_STATISTICS]

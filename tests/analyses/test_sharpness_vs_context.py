@@ -1,5 +1,6 @@
 """The study of sharpness against context: its numbers against the pattern's own, and its claims on made-up tables."""
 
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -9,10 +10,12 @@ import pytest
 import torch
 
 from analyses.attention import sharpness_vs_context as subject
+from analyses.attention.subjects import kernels
 from analyses.attention.subjects.trained import Trained, trained_run
 from analyses.core import study
 from analyses.core.claims import judge
 from analyses.core.results import Result
+from toy_models.attention import attend
 from toy_models.constructed import uniform_head
 from toy_models.errors import ConfigError
 
@@ -145,6 +148,48 @@ def test_impossible_configs_are_refused_in_one_line(folder, changes, message):
         small(folder, **changes)
     assert "\n" not in str(caught.value)
     assert isinstance(caught.value.__cause__ or caught.value, ConfigError)
+
+
+# On a GPU ------------------------------------------------------------------------------------------
+
+
+def test_tritons_kernels_give_the_same_numbers_in_both_passes(folder, monkeypatch):
+    model, text = Trained(small(folder)).untrained(0), torch.arange(40)[None]
+    if reason := kernels.refused(model.cfg):
+        pytest.skip(f"triton {reason}")
+    expected = subject._statistics(model, text)
+    turned = []
+    monkeypatch.setattr(subject, "attend", lambda *of, **how: turned.append(attend(*of, **how)) or turned[-1])
+    model.set_attention("triton")
+    for layer, other in zip(subject._statistics(model, text), expected, strict=True):
+        for name, rows in layer.items():
+            torch.testing.assert_close(rows, other[name], rtol=1e-4, atol=1e-5)
+    assert model.backends == ("triton", "triton")
+    assert [one.backend for one in turned] == ["triton", "triton"]
+
+
+@pytest.mark.parametrize(
+    ("device", "named", "refused", "taken"),
+    [
+        ("cuda", "auto", None, "triton"),
+        ("cpu", "auto", None, "auto"),  # the interpreter serves there, and is for tests
+        ("cuda", "tiled", None, "tiled"),
+        ("cuda", "auto", "has no heads as wide", "auto"),
+    ],
+)
+def test_they_are_taken_on_a_gpu_that_they_serve_where_no_backend_was_named(monkeypatch, device, named, refused, taken):
+    monkeypatch.setattr(kernels, "refused", lambda cfg: refused)
+    model = uniform_head(n_ctx=8)
+    model.set_attention(named)
+    model.cfg = replace(model.cfg, device=device)
+    assert kernels.with_kernels(model).cfg.attention == taken
+
+
+def test_every_condition_of_a_run_is_measured_by_them(folder, monkeypatch):
+    seen = []
+    monkeypatch.setattr(subject, "with_kernels", lambda model: seen.append(model) or model)
+    subject._measure_seed((Trained(small(folder)), 0))
+    assert len({id(model) for model in seen}) == len(subject.CONDITIONS)
 
 
 # The claims ----------------------------------------------------------------------------------------

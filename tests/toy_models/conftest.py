@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from toy_models import Transformer, TransformerConfig
-
 
 @pytest.fixture(scope="session")
 def perturbed():
     """A factory of small float64 models with random gains and biases, so that none can be left out unnoticed."""
 
-    def make(seed: int = 0, **options) -> Transformer:
+    from toy_models import Transformer, TransformerConfig  # the attention tests run where TransformerLens is not
+
+    def make(seed: int = 0, **options):
         size = {"n_layers": 2, "n_heads": 2, "d_model": 12, "d_mlp": 20, "d_vocab": 9, "n_ctx": 16}
         model = Transformer(TransformerConfig(**{**size, "dtype": "float64", **options}), seed=seed)
         noise = torch.Generator().manual_seed(seed)

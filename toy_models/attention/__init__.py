@@ -1,4 +1,4 @@
-"""Attention backends behind one call.  Imports torch and jaxtyping only: a bare GPU machine will do.
+"""Attention backends behind one call.  Imports torch, jaxtyping and Triton only: a bare GPU machine will do.
 
 Conventions.  q is `(batch, query, head, d_head)`, k and v are `(batch, key, kv_head, d_head)`; query
 heads share a key-value head in consecutive groups (grouped-query attention).  The queries are the last
@@ -21,14 +21,18 @@ from toy_models.attention.statistics import STATISTICS, RowStatistics
 __all__ = ["FUSED", "NAMES", "STATISTICS", "Attention", "Options", "RowStatistics", "attend", "check_backend"]
 
 # One line per backend, loaded when asked for; "auto" takes the first after the reference that serves (see `_choose`).
+# The kernels' packages are imported when they compute, not before.
 NAMES = {
     "reference": "toy_models.attention.reference",
     "sdpa": "toy_models.attention.sdpa",
     "tiled": "toy_models.attention.tiled",
+    "triton": "toy_models.attention.triton",
+    "triton_tf32": "toy_models.attention.triton_tf32",
 }
 # Scores from which on, on a CPU, `tiled` is faster than `sdpa` with a mask written out, forward and backward.
 LARGE_MASK = 1024 * 1024
 FUSED = frozenset(NAMES) - {"reference"}  # these never hold the pattern
+BY_NAME_ONLY = frozenset({"triton", "triton_tf32"})  # "auto" leaves out what no GPU has run yet: see the README
 
 
 class Attention(NamedTuple):
@@ -79,7 +83,7 @@ def attend(
         statistics: return `RowStatistics` as well.
         targets: for `target_mass`, the key to watch per row, or -1 for none.
         received: for `received_mass`, sum over the queries.
-        backend: a name in NAMES, or "auto", the fastest that serves.
+        backend: a name in NAMES, or "auto", the fastest that serves of those that are not BY_NAME_ONLY.
 
     Raises:
         ValueError: an unknown backend, one that cannot serve these options, or shapes that do not fit.
@@ -102,7 +106,7 @@ def attend(
 
 
 def _choose(q, k, options: Options) -> str:
-    fused = [name for name in NAMES if name in FUSED]
+    fused = [name for name in NAMES if name in FUSED - BY_NAME_ONLY]
     if _sdpa_writes_out_much(q, k, options):
         fused.remove("sdpa")
     return next(name for name in [*fused, "reference"] if not _refusal(name, q, k, options))

@@ -1,7 +1,7 @@
-"""What a call costs: time beside that of another call, and the most memory it held.
+"""What a call costs on a processor: time beside that of another call, and the most memory it held.
 
-Time on a processor is that of the process, so that a busy machine shows less; on a GPU it is the device's own.
-Memory on a processor is measured in a fresh process, `python -m analyses.attention.cost.measure CASE`.
+Time is that of the process, so that a busy machine shows less.  Memory is measured in a fresh process,
+`python -m analyses.attention.cost.measure CASE`.
 """
 
 import json
@@ -22,7 +22,6 @@ from analyses.core.errors import WorkbenchError
 
 MEGABYTE = 1e6
 TINY = 256  # tokens of the call that loads kernels and libraries before anything is measured
-GPU_CALLS = 10  # timed as one: a call of microseconds is shorter than the timer's noise
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 # Every block of 64 kB or more comes from the system and goes back at once: what is resident is what is in use.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
@@ -39,23 +38,8 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def timed(call: Callable[[], object], device: str) -> tuple[float, float]:
-    """Run a call.
-
-    Returns:
-        (processor seconds of this process, elapsed seconds); elapsed on the device's clock if it is a GPU, where both
-        are the mean of GPU_CALLS.
-    """
-    if torch.device(device).type == "cuda":
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda.synchronize(device)
-        cpu = time.process_time()
-        begin.record()
-        for _ in range(GPU_CALLS):
-            call()
-        end.record()
-        torch.cuda.synchronize(device)
-        return (time.process_time() - cpu) / GPU_CALLS, begin.elapsed_time(end) / 1000 / GPU_CALLS
+def timed(call: Callable[[], object]) -> tuple[float, float]:
+    """Run a call; gives (processor seconds of this process, elapsed seconds)."""
     cpu, wall = time.process_time(), time.perf_counter()
     kept = call()
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
@@ -67,15 +51,13 @@ def paired(case: Case, seed: int) -> dict[str, float]:
     """Time a case next to SDPA, each on inputs of its own; even seeds run SDPA first, odd ones last.
 
     Returns:
-        `cpu_s`, `wall_s` of the case;  `sdpa_cpu_s`, `sdpa_wall_s`;  `ratio` of the processor times, or of the elapsed
-        ones on a GPU.
+        `cpu_s`, `wall_s` of the case;  `sdpa_cpu_s`, `sdpa_wall_s`;  `ratio` of the processor times.
     """
     calls = {"": prepare(case, seed, "case"), "sdpa_": prepare(replace(case, variant=SDPA), seed, "beside")}
     found = {}
     for name in sorted(calls, reverse=seed % 2 == 0):
-        found[f"{name}cpu_s"], found[f"{name}wall_s"] = timed(calls[name], case.device)
-    clock = "wall_s" if torch.device(case.device).type == "cuda" else "cpu_s"
-    return found | {"ratio": found[clock] / found[f"sdpa_{clock}"]}
+        found[f"{name}cpu_s"], found[f"{name}wall_s"] = timed(calls[name])
+    return found | {"ratio": found["cpu_s"] / found["sdpa_cpu_s"]}
 
 
 def warm(case: Case) -> None:
@@ -86,18 +68,11 @@ def warm(case: Case) -> None:
 def peak_mb(case: Case) -> float:
     """The most memory that one call held at a time, its outputs included and its inputs not (MB = 1e6 bytes).
 
-    On a GPU to the byte, as torch's allocator counts; else resident memory of a fresh process, see `growth`.
+    Resident memory of a fresh process, see `growth`.
 
     Raises:
         WorkbenchError: the process ended without an answer, perhaps for want of memory.
     """
-    if torch.device(case.device).type == "cuda":
-        warm(case)
-        call = prepare(case, 0, "memory")
-        before = torch.cuda.memory_allocated(case.device)
-        torch.cuda.reset_peak_memory_stats(case.device)
-        call()
-        return (torch.cuda.max_memory_allocated(case.device) - before) / MEGABYTE
     path = os.pathsep.join(filter(None, sys.path))
     done = subprocess.run(
         [sys.executable, "-m", "analyses.attention.cost.measure", json.dumps(asdict(case))],

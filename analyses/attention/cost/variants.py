@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from toy_models.attention import attend
 from toy_models.attention.masks import visible_keys
@@ -16,18 +17,24 @@ SDPA, TWICE = "SDPA", "SDPA twice"
 FUSED, FUSED_STATISTICS = "fused, output only", "fused + statistics"
 EAGER, EAGER_STATISTICS = "eager", "eager + statistics"
 TRANSFORMER_LENS = "TransformerLens"
-HOLD_THE_PATTERN = (EAGER, EAGER_STATISTICS, TRANSFORMER_LENS)
-VARIANTS = (SDPA, FUSED, FUSED_STATISTICS, TWICE, *HOLD_THE_PATTERN)
+FLASH, CUDNN, MATH = "SDPA flash", "SDPA cuDNN", "SDPA math"
+BY_NAME = {FLASH: SDPBackend.FLASH_ATTENTION, CUDNN: SDPBackend.CUDNN_ATTENTION, MATH: SDPBackend.MATH}
+HOLD_THE_PATTERN = (EAGER, EAGER_STATISTICS, TRANSFORMER_LENS, MATH)
+VARIANTS = (SDPA, FUSED, FUSED_STATISTICS, TWICE, EAGER, EAGER_STATISTICS, TRANSFORMER_LENS)
+# A GPU has a choice of torch's kernels, each measured by name.  SDPA twice is not: in 16 bits the mean key is too
+# coarse for an entropy.
+ON_A_GPU = (SDPA, *BY_NAME, FUSED, FUSED_STATISTICS, EAGER, EAGER_STATISTICS, TRANSFORMER_LENS)
 CAUSAL, WINDOW, MODEL = "causal", "window", "model"
 IN = {CAUSAL: VARIANTS, WINDOW: (SDPA, FUSED_STATISTICS), MODEL: (SDPA, FUSED_STATISTICS, TRANSFORMER_LENS)}
+IN_ON_A_GPU = {**IN, CAUSAL: ON_A_GPU}
 
 
 @dataclass(frozen=True)
 class Case:
     """One thing to measure.
 
-    Args: workload: one of IN;  variant: one that IN has for it;  n: queries, and keys;  window: keys that a query
-    sees in the workload WINDOW, its own included;  backend: what "fused" stands for, a name in
+    Args: workload: one of IN;  variant: one that IN has for it, or IN_ON_A_GPU;  n: queries, and keys;  window: keys
+    that a query sees in the workload WINDOW, its own included;  backend: what "fused" stands for, a name in
     `toy_models.attention.NAMES`;  dtype: torch's name.
     """
 
@@ -58,19 +65,24 @@ def prepare(case: Case, seed: int, role: str) -> Callable[[], object]:
         from analyses.attention.cost.model import prepare_model  # our model may not be importable here
 
         return prepare_model(case, seed, role)
-    source = generator(seed, "bench_attention", role, case.n)
-    shape = (1, case.n, case.n_heads, case.d_head)
-    q, k, v = (
-        torch.randn(shape, generator=source).to(device=case.device, dtype=getattr(torch, case.dtype)) for _ in "qkv"
-    )
-    if case.variant in (SDPA, TWICE):
+    q, k, v = _inputs(case, generator(seed, "bench_attention", role, case.n))
+    if case.variant in (SDPA, TWICE, *BY_NAME):
         return _sdpa(q, k, v, case)
     if case.variant == TRANSFORMER_LENS:
         return _transformer_lens(q, case)
-    backend = "reference" if case.variant in HOLD_THE_PATTERN else case.backend
+    backend = "reference" if case.variant in (EAGER, EAGER_STATISTICS) else case.backend
     statistics = case.variant in (FUSED_STATISTICS, EAGER_STATISTICS)
     window = case.window if case.workload == WINDOW else None
     return lambda: attend(q, k, v, window=window, statistics=statistics, backend=backend)
+
+
+def _inputs(case: Case, source: torch.Generator) -> list[torch.Tensor]:
+    """q, k and v, drawn where they are needed: a processor takes minutes for a million tokens."""
+    shape, dtype = (1, case.n, case.n_heads, case.d_head), getattr(torch, case.dtype)
+    if torch.device(case.device).type == "cuda":
+        there = torch.Generator(case.device).manual_seed(source.initial_seed())
+        return [torch.randn(shape, generator=there, device=case.device, dtype=dtype) for _ in "qkv"]
+    return [torch.randn(shape, generator=source).to(dtype) for _ in "qkv"]
 
 
 def _sdpa(q, k, v, case: Case) -> Callable[[], object]:
@@ -82,6 +94,13 @@ def _sdpa(q, k, v, case: Case) -> Callable[[], object]:
     options = {"attn_mask": mask, "is_causal": mask is None}
     if case.variant == SDPA:
         return lambda: F.scaled_dot_product_attention(q, k, v, **options)
+    if case.variant in BY_NAME:
+
+        def by_name():
+            with sdpa_kernel(BY_NAME[case.variant]):
+                return F.scaled_dot_product_attention(q, k, v, **options)
+
+        return by_name
 
     def twice():
         # Keys in place of values give the mean key, and with it the mean score.  The entropy is the logsumexp less it,

@@ -16,9 +16,9 @@ needs_triton = pytest.mark.skipif(not THERE, reason="Triton is not installed: pi
 needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="says what is said where there is no GPU")
 
 
-def draw(dtype=torch.float32, d_head=16, n=5):
+def draw(dtype=torch.float32, d_head=16, n=5, texts=1):
     noise = torch.Generator().manual_seed(0)
-    return [torch.randn(1, n, 2, d_head, generator=noise).to(dtype) for _ in "qkv"]
+    return [torch.randn(texts, n, 2, d_head, generator=noise).to(dtype) for _ in "qkv"]
 
 
 @pytest.fixture
@@ -33,6 +33,7 @@ def outside_the_interpreter(monkeypatch):
         ({"dtype": torch.float64}, {}, "'triton' has no float64: choose auto, or one of reference, sdpa, tiled"),
         ({}, {"bias": torch.zeros(2, 5, 5)}, "'triton' has no bias"),
         ({"d_head": 257}, {}, "no heads wider than 256, and these are 257 wide"),
+        ({"texts": 40000, "n": 1, "d_head": 1}, {}, "no room for 40000 texts of 2 heads, more than 65535 together"),
     ],
 )
 def test_what_the_kernels_do_not_have_is_refused_by_name(inputs, options, said):

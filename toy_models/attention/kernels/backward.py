@@ -53,22 +53,13 @@ def by_queries(Q, K, V, G, REAL, SLOPES, BASE, C, PULL, GRAD_Q, GRAD_SLOPES,
     base, c, pull = _told(BASE, C, PULL, line, live, PULLED)
     grad, of_slope = tl.zeros([BM, DP], tl.float32), tl.zeros([BM], tl.float32)
     last = tl.minimum(first + BM, n_query) - 1 + offset
-    left, _, _, right = key_ranges(first + offset, last, n_key, window, BN, CAUSAL, WINDOWED)
-    for start in tl.range(left, right, BN):
-        key = start + tl.arange(0, BN)
-        k = rows_of(keys, start, k_row, n_key, BN, D, DP, True)
-        v = rows_of(values, start, v_row, n_key, BN, D, DP, True)
-        there = key[None, :]
-        x, bent = score(dot(q, tl.trans(k), PRECISION, UPCAST), at, there, slope, scale, cap, ALIBI, CAPPED)
-        x = tl.where(sees(at, there, n_key, window, CAUSAL, WINDOWED), x, HIDDEN)
-        if PADDED:
-            x = tl.where(real_keys(real, key, n_key)[None, :], x, HIDDEN)
-        _, slant = _slant(x, dot(g, tl.trans(v), PRECISION, UPCAST), base[:, None], c[:, None], pull[:, None], PULLED)
-        if ALIBI:
-            of_slope -= tl.sum(slant * tl.abs(at - there).to(tl.float32), 1)
-        if CAPPED:
-            slant = slant * (1.0 - bent * bent)
-        grad += dot(slant.to(k.dtype), k, PRECISION, UPCAST)
+    left, a, e, right = key_ranges(first + offset, last, n_key, window, BN, CAUSAL, WINDOWED)
+    for part in tl.static_range(3):  # all queries of the block see all keys from a to e: no mask there
+        if part > 0 or WINDOWED:
+            begin, end = (left, a) if part == 0 else ((a, e) if part == 1 else (e, right))
+            grad, of_slope = _add_keys(grad, of_slope, q, g, keys, values, real, begin, end, at, base, c, pull, n_key,
+                                       k_row, v_row, window, slope, scale, cap, part != 1, D, DP, CAUSAL, WINDOWED,
+                                       PADDED, ALIBI, CAPPED, PULLED, PRECISION, UPCAST, BN)  # fmt: skip
     put_rows(GRAD_Q + (b * n_query * n_heads + h) * D, first, n_heads * D, n_query, grad * factor, BM, D, DP)
     if ALIBI:
         tl.store(GRAD_SLOPES + line, of_slope, mask=live)
@@ -87,30 +78,30 @@ def by_keys(Q, K, V, G, REAL, SLOPES, BASE, C, PULL, GRAD_K, GRAD_V,
     first, which, n_kv_heads = tl.program_id(0) * BN, tl.program_id(1), n_heads // group
     b, kv, offset = (which // n_kv_heads).to(tl.int64), which % n_kv_heads, n_key - n_query
     key = first + tl.arange(0, BN)
-    there = key[:, None]
     k = rows_of(K + b * k_batch + kv.to(tl.int64) * k_head, first, k_row, n_key, BN, D, DP, True)
     v = rows_of(V + b * v_batch + kv.to(tl.int64) * v_head, first, v_row, n_key, BN, D, DP, True)
     grad_k, grad_v = tl.zeros([BN, DP], tl.float32), tl.zeros([BN, DP], tl.float32)
     last = tl.minimum(first + BN, n_key) - 1
-    top, _, _, bottom = query_ranges(first, last, offset, n_query, window, BM, CAUSAL, WINDOWED)
+    top, _a, _e, bottom = query_ranges(first, last, offset, n_query, window, BM, CAUSAL, WINDOWED)
     for h in tl.range(kv * group, (kv + 1) * group):
         head = tl.cast(h, tl.int64)
         slope = tl.load(SLOPES + head) * (1.0 / LN2) if ALIBI else 0.0
         queries, incoming = Q + b * q_batch + head * q_head, G + b * g_batch + head * g_head
+        line = (b * n_heads + head) * n_query
+        # Every tile is masked: loops of their own for those that need none would not leave the sums in registers.
         for start in tl.range(top, bottom, BM):
             row = start + tl.arange(0, BM)
-            live, at = row < n_query, (row + offset)[None, :]
+            live, at, there = row < n_query, (row + offset)[None, :], key[:, None]
             q = rows_of(queries, start, q_row, n_query, BM, D, DP, True)
             g = rows_of(incoming, start, g_row, n_query, BM, D, DP, True)
-            base, c, pull = _told(BASE, C, PULL, (b * n_heads + head) * n_query + row, live, PULLED)
-            # Keys are rows here: the weights are on the left of both products.
+            base, c, pull = _told(BASE + line, C + line, PULL + line, row, live, PULLED)
+            # Keys are the rows of a tile here: the weights are on the left of both products.
             x, bent = score(dot(k, tl.trans(q), PRECISION, UPCAST), at, there, slope, scale, cap, ALIBI, CAPPED)
             x = tl.where(sees(at, there, n_key, window, CAUSAL, WINDOWED) & live[None, :], x, HIDDEN)
             if PADDED:
                 x = tl.where(real_keys(REAL + b * n_key, key, n_key)[:, None], x, HIDDEN)
-            weights, slant = _slant(
-                x, dot(v, tl.trans(g), PRECISION, UPCAST), base[None, :], c[None, :], pull[None, :], PULLED
-            )
+            mixed = dot(v, tl.trans(g), PRECISION, UPCAST)
+            weights, slant = _slant(x, mixed, base[None, :], c[None, :], pull[None, :], PULLED)
             if CAPPED:
                 slant = slant * (1.0 - bent * bent)
             grad_v += dot(weights.to(g.dtype), g, PRECISION, UPCAST)
@@ -122,12 +113,39 @@ def by_keys(Q, K, V, G, REAL, SLOPES, BASE, C, PULL, GRAD_K, GRAD_V,
 
 @triton.jit
 @no_type_check
-def _told(BASE, C, PULL, line, live, PULLED: tl.constexpr):
+def _add_keys(grad, of_slope, q, g, keys, values, real, left, right, at, base, c, pull, n_key, k_row, v_row, window,
+              slope, scale, cap, MASKED: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, CAUSAL: tl.constexpr,
+              WINDOWED: tl.constexpr, PADDED: tl.constexpr, ALIBI: tl.constexpr, CAPPED: tl.constexpr,
+              PULLED: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr, BN: tl.constexpr):  # fmt: skip
+    """The gradients of a block of queries, and of the slope per row, with keys `left` to `right` added."""
+    for start in tl.range(left, right, BN):
+        key = start + tl.arange(0, BN)
+        k = rows_of(keys, start, k_row, n_key, BN, D, DP, MASKED)
+        v = rows_of(values, start, v_row, n_key, BN, D, DP, MASKED)
+        there = key[None, :]
+        x, bent = score(dot(q, tl.trans(k), PRECISION, UPCAST), at, there, slope, scale, cap, ALIBI, CAPPED)
+        if MASKED:
+            x = tl.where(sees(at, there, n_key, window, CAUSAL, WINDOWED), x, HIDDEN)
+        if PADDED:
+            x = tl.where(real_keys(real, key, n_key)[None, :], x, HIDDEN)
+        mixed = dot(g, tl.trans(v), PRECISION, UPCAST)
+        slant = _slant(x, mixed, base[:, None], c[:, None], pull[:, None], PULLED)[1]
+        if ALIBI:
+            of_slope -= tl.sum(slant * tl.abs(at - there).to(tl.float32), 1)
+        if CAPPED:
+            slant = slant * (1.0 - bent * bent)
+        grad += dot(slant.to(k.dtype), k, PRECISION, UPCAST)
+    return grad, of_slope
+
+
+@triton.jit
+@no_type_check
+def _told(bases, cs, pulls, row, live, PULLED: tl.constexpr):
     """The rows' `base`, c and h; 0 for rows that are not there."""
-    base, c = tl.load(BASE + line, mask=live, other=0.0), tl.load(C + line, mask=live, other=0.0)
+    base, c = tl.load(bases + row, mask=live, other=0.0), tl.load(cs + row, mask=live, other=0.0)
     pull = c
     if PULLED:
-        pull = tl.load(PULL + line, mask=live, other=0.0)
+        pull = tl.load(pulls + row, mask=live, other=0.0)
     return base, c, pull
 
 

@@ -19,11 +19,11 @@ from toy_models.attention.kernels.support import interpreted
 LOG2E = 1.4426950408889634
 # Blocks of (queries, keys, warps, stages) by kernel, by kind of product and by the padded head width: those of the
 # first width that is wide enough.  What decides is the registers: a number of the inner loop that does not fit in them
-# goes to memory and back on every turn.  The last block of a line keeps all of them, with every option on, and needs
-# no more than 99 kB of shared memory, the least that a supported device has.  Products of 16 bits, and those of TF32,
-# run on the tensor cores: 64 rows or more per group of four warps, to use what capability 9.0 has for them.  Those of
-# IEEE float32 do not: each thread holds rows of both factors, so the blocks are small.  With all options at once the
-# other blocks may lack a few registers; the tuner finds out what that costs.
+# goes to memory and back on every turn.  The last block of a line keeps them all, or all but one instruction in two
+# hundred, with every option on, and needs no more than 99 kB of shared memory, the least that a supported device has.
+# With many options the larger blocks lack registers; the tuner finds out what that costs.  Products of 16 bits, and
+# those of TF32, run on the tensor cores: 64 rows or more, to use what capability 9.0 has for them.  Those of IEEE
+# float32 do not: each thread holds rows of both factors, so the blocks are small.
 BLOCKS = {
     "forward": {
         "16-bit": {
@@ -33,7 +33,7 @@ BLOCKS = {
         },
         "tf32": {
             64: ((128, 64, 8, 2), (128, 32, 8, 3), (64, 32, 4, 3)),
-            128: ((128, 32, 8, 2), (64, 32, 4, 2), (64, 16, 4, 2)),
+            128: ((128, 32, 8, 2), (64, 32, 4, 2), (64, 16, 8, 2)),
             256: ((128, 16, 8, 2), (64, 16, 8, 2), (32, 16, 8, 2)),
         },
         "ieee": {

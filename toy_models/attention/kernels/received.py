@@ -28,14 +28,33 @@ def received(Q, K, REAL, SLOPES, BASE, RECEIVED,
     if PADDED:
         there_is = real_keys(REAL + b * n_key, key, n_key)
     last = tl.minimum(first + BN, n_key) - 1
-    top, _, _, bottom = query_ranges(first, last, offset, n_query, window, BM, CAUSAL, WINDOWED)
+    top, a, e, bottom = query_ranges(first, last, offset, n_query, window, BM, CAUSAL, WINDOWED)
+    e = tl.where(first + BN > n_key, a, e)  # keys that are not there are hidden like the others
+    for part in tl.static_range(3):  # all keys of the block are seen by all queries from a to e: no mask there
+        if part > 0 or CAUSAL or WINDOWED:
+            begin, end = (top, a) if part == 0 else ((a, e) if part == 1 else (e, bottom))
+            total = _add_queries(total, k, queries, base, begin, end, key, there_is, n_query, n_key, offset, q_row,
+                                 window, slope, scale, cap, part != 1, D, DP, CAUSAL, WINDOWED, PADDED, ALIBI, CAPPED,
+                                 PRECISION, UPCAST, BM)  # fmt: skip
+    tl.store(RECEIVED + which.to(tl.int64) * n_key + key, total, mask=key < n_key)
+
+
+@triton.jit
+@no_type_check
+def _add_queries(total, k, queries, bases, top, bottom, key, there_is, n_query, n_key, offset, q_row, window, slope,
+                 scale, cap, MASKED: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, CAUSAL: tl.constexpr,
+                 WINDOWED: tl.constexpr, PADDED: tl.constexpr, ALIBI: tl.constexpr, CAPPED: tl.constexpr,
+                 PRECISION: tl.constexpr, UPCAST: tl.constexpr, BM: tl.constexpr):  # fmt: skip
+    """The weights of queries `top` to `bottom` added; keys are the rows of a tile here, and the sum is along them."""
     for start in tl.range(top, bottom, BM):
         row = start + tl.arange(0, BM)
-        q = rows_of(queries, start, q_row, n_query, BM, D, DP, True)
-        # Keys are rows here: the sum is over the columns.
-        at, there = (row + offset)[None, :], key[:, None]
-        x, _ = score(dot(k, tl.trans(q), PRECISION, UPCAST), at, there, slope, scale, cap, ALIBI, CAPPED)
-        seen = sees(at, there, n_key, window, CAUSAL, WINDOWED) & (row < n_query)[None, :] & there_is[:, None]
-        x = tl.where(seen, x - tl.load(base + row, mask=row < n_query, other=0.0)[None, :], HIDDEN)
+        live, at, there = row < n_query, (row + offset)[None, :], key[:, None]
+        q = rows_of(queries, start, q_row, n_query, BM, D, DP, MASKED)
+        x = score(dot(k, tl.trans(q), PRECISION, UPCAST), at, there, slope, scale, cap, ALIBI, CAPPED)[0]
+        x -= tl.load(bases + row, mask=live, other=0.0)[None, :]
+        if MASKED:
+            x = tl.where(sees(at, there, n_key, window, CAUSAL, WINDOWED) & live[None, :], x, HIDDEN)
+        if PADDED:
+            x = tl.where(there_is[:, None], x, HIDDEN)
         total += tl.sum(tl.exp2(x), 1)
-    tl.store(RECEIVED + which.to(tl.int64) * n_key + key, total, mask=key < n_key)
+    return total

@@ -10,6 +10,7 @@ from toy_models.attention.options import Options
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 WIDEST = 256  # of a head: a block of wider rows does not fit on the chip
 CAPABILITY = (8, 0)  # the first that multiplies bfloat16
+MOST = 65535  # heads of all texts together: one row of a launch's grid for each
 
 
 def refusal(q, k, options: Options) -> str | None:
@@ -20,6 +21,8 @@ def refusal(q, k, options: Options) -> str | None:
         return f"has no {str(q.dtype).removeprefix('torch.')}"
     if q.shape[-1] > WIDEST:
         return f"has no heads wider than {WIDEST}, and these are {q.shape[-1]} wide"
+    if q.shape[0] * q.shape[2] > MOST:
+        return f"has no room for {q.shape[0]} texts of {q.shape[2]} heads, more than {MOST} together"
     if importlib.util.find_spec("triton") is None:
         return "needs Triton, which is not installed (pip install triton)"
     if interpreted():

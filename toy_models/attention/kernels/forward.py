@@ -22,6 +22,7 @@ from toy_models.attention.kernels.tile import (
     HIDDEN,
     LN2,
     RUN_TIME,
+    described,
     dot,
     down,
     key_ranges,
@@ -30,6 +31,7 @@ from toy_models.attention.kernels.tile import (
     rows_of,
     score,
     sees,
+    tile_of,
     up,
 )
 
@@ -41,8 +43,8 @@ def forward(Q, K, V, REAL, SLOPES, SINKS, TARGETS, Z, BASE, ROWS,
             n_query, n_key, n_heads, group, window, scale, cap,
             D: tl.constexpr, DP: tl.constexpr, CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, PADDED: tl.constexpr,
             ALIBI: tl.constexpr, CAPPED: tl.constexpr, SINK: tl.constexpr, STATISTICS: tl.constexpr,
-            TARGETED: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr,
-            BM: tl.constexpr, BN: tl.constexpr):  # fmt: skip
+            TARGETED: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr, ALIGNED: tl.constexpr,
+            BM: tl.constexpr, BN: tl.constexpr, DESCRIPTORS: tl.constexpr = False):  # fmt: skip
     """One block of BM queries of one head: grid (blocks, batch * heads).  `serve` says what the arguments are."""
     first, which = (tl.num_programs(0) - 1 - tl.program_id(0)) * BM, tl.program_id(1)  # the longest rows first
     b, h = (which // n_heads).to(tl.int64), (which % n_heads).to(tl.int64)
@@ -50,6 +52,8 @@ def forward(Q, K, V, REAL, SLOPES, SINKS, TARGETS, Z, BASE, ROWS,
     row = first + tl.arange(0, BM)
     at, at0, live = row + offset, first + offset, row < n_query
     keys, values, real = K + b * k_batch + kv * k_head, V + b * v_batch + kv * v_head, REAL + b * n_key
+    if DESCRIPTORS:
+        keys, values = described(keys, k_row, n_key, BN, D, DP), described(values, v_row, n_key, BN, D, DP)
     slope = tl.load(SLOPES + h) * (1.0 / LN2) if ALIBI else 0.0
     q = rows_of(Q + b * q_batch + h * q_head, first, q_row, n_query, BM, D, DP, True)
     sink = tl.load(SINKS + h) * (1.0 / LN2) if SINK else HIDDEN  # the virtual key, if there is one, comes first
@@ -69,8 +73,7 @@ def forward(Q, K, V, REAL, SLOPES, SINKS, TARGETS, Z, BASE, ROWS,
             z, m, n, t, r, c, to_first, to_own, to_previous, to_target = _walk(
                 z, m, n, t, r, c, to_first, to_own, to_previous, to_target, q, keys, values, real, begin, end, at, at0,
                 target, n_key, k_row, v_row, window, slope, scale, cap, part, D, DP, CAUSAL, WINDOWED,
-                PADDED, ALIBI, CAPPED, STATISTICS, TARGETED, PRECISION, UPCAST, BN)  # fmt: skip
-
+                PADDED, ALIBI, CAPPED, STATISTICS, TARGETED, PRECISION, UPCAST, BN, DESCRIPTORS)  # fmt: skip
     dead = (m < HIDDEN / 2) & (n == n)  # a row of nan is not dead: it stays nan
     n = tl.where(dead, 1.0, n)
     whole = tl.where(dead, 0.0, 1.0 / n)
@@ -94,7 +97,7 @@ def _walk(z, m, n, t, r, c, to_first, to_own, to_previous, to_target, q, keys, v
           target, n_key, k_row, v_row, window, slope, scale, cap, PART: tl.constexpr, D: tl.constexpr,
           DP: tl.constexpr, CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, PADDED: tl.constexpr, ALIBI: tl.constexpr,
           CAPPED: tl.constexpr, STATISTICS: tl.constexpr, TARGETED: tl.constexpr, PRECISION: tl.constexpr,
-          UPCAST: tl.constexpr, BN: tl.constexpr):  # fmt: skip
+          UPCAST: tl.constexpr, BN: tl.constexpr, DESCRIPTORS: tl.constexpr):  # fmt: skip
     """The sums with keys `left` to `right` added.
 
     PART: 1 if every query of the block may look at all of them; 0 if the first key is among them, or can be.
@@ -102,7 +105,7 @@ def _walk(z, m, n, t, r, c, to_first, to_own, to_previous, to_target, q, keys, v
     MASKED: tl.constexpr = PART != 1
     for start in tl.range(left, right, BN):
         key = start + tl.arange(0, BN)
-        k = rows_of(keys, start, k_row, n_key, BN, D, DP, MASKED)
+        k = tile_of(keys, start, k_row, n_key, BN, D, DP, MASKED, DESCRIPTORS)
         product = dot(q, tl.trans(k), PRECISION, UPCAST)
         if MASKED or PADDED or ALIBI or CAPPED:
             x, _ = score(product, at[:, None], key[None, :], slope, scale, cap, ALIBI, CAPPED)
@@ -132,7 +135,7 @@ def _walk(z, m, n, t, r, c, to_first, to_own, to_previous, to_target, q, keys, v
             if TARGETED:
                 to_target += tl.sum(tl.where(target[:, None] == key[None, :], e, 0.0), 1)
         n = a * n + added
-        v = rows_of(values, start, v_row, n_key, BN, D, DP, MASKED)
+        v = tile_of(values, start, v_row, n_key, BN, D, DP, MASKED, DESCRIPTORS)
         z = z * a[:, None] + dot(e.to(v.dtype), v, PRECISION, UPCAST)
         m = highest
     return z, m, n, t, r, c, to_first, to_own, to_previous, to_target

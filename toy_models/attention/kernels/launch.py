@@ -94,6 +94,7 @@ BLOCKS = {
         },
     },
 }
+DESCRIBED = ("forward",)  # from capability 9.0 on, with the first block of the line once more: tiles by descriptor
 SMALL = (64, 64, 4, 1)  # in the interpreter
 FAMILY = ("DP", "CAUSAL", "WINDOWED", "PADDED", "ALIBI", "CAPPED", "PRECISION")
 
@@ -102,13 +103,17 @@ def configurations(kernel: str) -> list[triton.Config]:
     """Every one listed for a kernel, each once."""
     if interpreted():
         return [configuration(*SMALL)]
-    listed = (one for table in BLOCKS[kernel].values() for several in table.values() for one in several)
-    return [configuration(*one) for one in dict.fromkeys(listed)]
+    lines = [several for table in BLOCKS[kernel].values() for several in table.values()]
+    plain = [configuration(*one) for one in dict.fromkeys(one for several in lines for one in several)]
+    if kernel not in DESCRIBED:
+        return plain
+    return plain + [configuration(*one, DESCRIPTORS=True) for one in dict.fromkeys(several[0] for several in lines)]
 
 
-def configuration(queries: int, keys: int, warps: int, stages: int) -> triton.Config:
+def configuration(queries: int, keys: int, warps: int, stages: int, **more: bool) -> triton.Config:
     """One way to cut and run a kernel.  Products and sums are fused, which Triton 3.9 wants to be told."""
-    return triton.Config({"BM": queries, "BN": keys, "enable_fp_fusion": True}, num_warps=warps, num_stages=stages)
+    chosen = {"BM": queries, "BN": keys, **more, "enable_fp_fusion": True}
+    return triton.Config(chosen, num_warps=warps, num_stages=stages)
 
 
 def blocks(kernel: str, dtype: torch.dtype, precision: str, width: int) -> tuple[tuple[int, int, int, int], ...]:
@@ -124,6 +129,8 @@ def fitting(configs: list[triton.Config], named: dict, *, kernel: str, **more) -
     arguments = named | more
     listed = blocks(kernel, arguments["Q"].dtype, arguments["PRECISION"], arguments["DP"])
     wanted = [configuration(*one) for one in listed]
+    if arguments.get("ALIGNED") and triton.runtime.driver.active.get_current_target().arch >= 90:
+        wanted.insert(1, configuration(*listed[0], DESCRIPTORS=True))
     return [next(one for one in configs if one == other) for other in wanted]
 
 
@@ -135,7 +142,7 @@ def _tuned(kernel, *flags: str):
     return triton.autotune(configurations(name), key=keys, prune_configs_by={"early_config_prune": prune})(kernel)
 
 
-FORWARD = _tuned(forward_kernel, "SINK", "STATISTICS", "TARGETED")
+FORWARD = _tuned(forward_kernel, "SINK", "STATISTICS", "TARGETED", "ALIGNED")
 RECEIVED = _tuned(received_kernel)
 BY_QUERIES = _tuned(backward_kernels.by_queries, "PULLED")
 BY_KEYS = _tuned(backward_kernels.by_keys, "PULLED")

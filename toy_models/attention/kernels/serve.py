@@ -1,5 +1,6 @@
 """What a backend asks of the kernels: outputs, statistics and gradients for tensors of the shapes of `attend`."""
 
+from contextvars import copy_context
 from dataclasses import replace
 from functools import partial
 
@@ -44,11 +45,12 @@ def _forward(q, k, v, options: Options, *, precision: str):
     if targets is not None:
         targets = _rows_apart(targets.to(q.device)).expand(batch, n_heads, n_query)
     shape, family = _shape(q, k, options), _family(q, options, precision)
-    FORWARD[lambda block: (triton.cdiv(n_query, block["BM"]), batch * n_heads)](
+    _launch(
+        FORWARD, lambda block: (triton.cdiv(n_query, block["BM"]), batch * n_heads),
         q, k, v, *_given(q, options), _or(_number(options.sink_logit, q), q), _or(targets, q), z, base, rows,
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *((0, 0) if targets is None else targets.stride()[:2]),
         *shape, **family, SINK=options.sink_logit is not None, STATISTICS=options.statistics,
-        TARGETED=targets is not None,
+        TARGETED=targets is not None, ALIGNED=_aligned(k, v),
     )  # fmt: skip
     found = list(rows.unbind())
     if options.received:
@@ -90,12 +92,28 @@ def _backward(q, k, v, options: Options, saved, grad_z, grad_entropy, wanted: di
     return *grads, *learned.values()
 
 
+def _launch(kernel, grid, *arguments, **family) -> None:
+    """With memory for descriptors, which Triton asks its context for: in a copy, so that the caller's stays its own."""
+
+    def run():
+        triton.set_allocator(lambda size, alignment, stream: torch.empty(size, dtype=torch.int8, device="cuda"))
+        kernel[grid](*arguments, **family)
+
+    copy_context().run(run)
+
+
 # Arguments ------------------------------------------------------------------------------------------
 
 
 def _rows_apart(x: torch.Tensor) -> torch.Tensor:
     """With the numbers of a row side by side, as the kernels read them."""
     return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def _aligned(*tensors: torch.Tensor) -> bool:
+    """Whether all rows start at multiples of 16 bytes, as descriptors want them."""
+    starts = (step * x.element_size() for x in tensors for step in x.stride()[:3])
+    return all(x.data_ptr() % 16 == 0 for x in tensors) and all(start % 16 == 0 for start in starts)
 
 
 def _or(given: torch.Tensor | None, instead: torch.Tensor) -> torch.Tensor:

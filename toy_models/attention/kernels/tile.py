@@ -101,6 +101,24 @@ def rows_of(base, first, stride, limit, N: tl.constexpr, D: tl.constexpr, DP: tl
 
 @triton.jit
 @no_type_check
+def described(base, stride, limit, N: tl.constexpr, D: tl.constexpr, DP: tl.constexpr):
+    """A descriptor of rows: the hardware copies N of them at a time, with 0 from row `limit` on and beyond column D."""
+    return tl.make_tensor_descriptor(base, [limit, D], [stride, 1], [N, DP])
+
+
+@triton.jit
+@no_type_check
+def tile_of(rows, first, stride, limit, N: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, MASKED: tl.constexpr,
+            DESCRIPTORS: tl.constexpr):  # fmt: skip
+    """`rows_of` from a pointer, or the same from a descriptor."""
+    if DESCRIPTORS:
+        return rows.load([first, 0])
+    else:
+        return rows_of(rows, first, stride, limit, N, D, DP, MASKED)
+
+
+@triton.jit
+@no_type_check
 def put_rows(base, first, stride, limit, values, N: tl.constexpr, D: tl.constexpr, DP: tl.constexpr):
     """The reverse of `rows_of`: nothing is written from row `limit` on or beyond column D."""
     row, column = tl.arange(0, N), tl.arange(0, DP)

@@ -22,9 +22,9 @@ import pandas as pd
 
 from analyses.core.claims import Bound, Claim
 from analyses.core.results import Result
-from analyses.core.sweep import run_jobs
 from analyses.currying.every_method.measuring import measure
 from analyses.currying.every_method.methods import UNIFORM
+from analyses.currying.nets.seeds import table_by_seed
 from analyses.currying.nets.trained import Mixture
 from toy_models.errors import ConfigError
 from toy_models.tasks.in_deployment import SWITCHED
@@ -93,9 +93,7 @@ COLUMNS = {
 
 def run(config: Config) -> Result:
     """Train every seed or find its checkpoint, and curry its contexts by every method."""
-    found = run_jobs(_seed, [(config, seed) for seed in config.seeds], label="seeds")
-    rows = [row for rows in found for row in rows]
-    return Result(pd.DataFrame(rows, columns=list(COLUMNS)), {}, {"device": config.device})
+    return Result(table_by_seed(_seed, config, COLUMNS), {}, {"device": config.device})
 
 
 def _seed(job: tuple[Config, int]) -> list[dict]:

@@ -23,7 +23,7 @@ import pandas as pd
 
 from analyses.core.claims import Bound, Claim
 from analyses.core.results import Result
-from analyses.core.sweep import run_jobs
+from analyses.currying.nets.seeds import table_by_seed
 from analyses.currying.nets.trained import Mixture, Pools
 from analyses.currying.ranks.measuring import LORA, PAIRS, measure
 from analyses.currying.ranks.subjects import MIXED, POOLED, in_pools
@@ -93,9 +93,7 @@ COLUMNS = {
 
 def run(config: Config) -> Result:
     """Train every seed or find its checkpoints, and curry its contexts at every rank."""
-    found = run_jobs(_seed, [(config, seed) for seed in config.seeds], label="seeds")
-    rows = [row for rows in found for row in rows]
-    return Result(pd.DataFrame(rows, columns=list(COLUMNS)), {}, {"device": config.device})
+    return Result(table_by_seed(_seed, config, COLUMNS), {}, {"device": config.device})
 
 
 def _seed(job: tuple[Config, int]) -> list[dict]:

@@ -141,16 +141,14 @@ def _squares(ax: Axes, result: Result, sources: list[str]) -> None:
     for at, source in enumerate(sources):
         for shift, (who, (color, marker)) in zip((-0.27, -0.09, 0.09, 0.27), shown.items(), strict=True):
             _points(ax, at + shift, squares(result, source, who), color, marker, color)
-    ax.axhline(1, color="0.3", linestyle=(0, (4, 2)), linewidth=1.0)
-    ax.text(-0.45, 0.93, "martingale", fontsize=7, color="0.3", va="top")
+    even = ax.axhline(1, color="0.3", linestyle=(0, (4, 2)), linewidth=1.0, label="martingale")
     ax.set_yscale("log")
     ax.set_xticks(range(len(sources)), sources, fontsize=7)
     ax.set(xlim=(-0.5, len(sources) - 0.5), ylabel="squared steps / squared way")
     handles = [Line2D([], [], linestyle="none", color=c, marker=m, label=who) for who, (c, m) in shown.items()]
     low, high = ax.get_ylim()
-    low = min(low, 0.2)  # room for the word below the line
     ax.set_ylim(low, high * (high / low) ** 0.55)
-    ax.legend(handles=handles, fontsize=6.5, loc="upper left", ncols=2, columnspacing=0.8, handletextpad=0.2)
+    ax.legend(handles=[*handles, even], fontsize=6.5, loc="upper left", ncols=2, columnspacing=0.8, handletextpad=0.4)
     _say(ax, "do steps add up?")
 
 

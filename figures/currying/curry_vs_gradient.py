@@ -38,7 +38,7 @@ AXES = {
     "distill_gradient": (IDEAL, "the KL's gradient"),
     "random": (NULL, "random"),
 }
-CONTEXTS = ("C0", "C1", "C2", "C5", "C6", "C4")  # in the order of the config
+CONTEXTS = ("C6", "C1", "C2", "C5", "#F0E442", "#882255")  # in the order of the config; none is of KINDS
 MARKERS = "^so"  # of context lengths, the longest last
 
 
@@ -62,7 +62,7 @@ def draw(tables: Mapping[str, Result]) -> Figure:
     shown = [ax for ax in grid.flat if ax.get_visible()]
     for ax, letter in zip(shown, "abcdefghijklmnopqrstuvwxyz", strict=False):
         parts.panel_letter(ax, letter)
-    figure.legend(handles=_legend(table, names), loc="outside upper center", ncols=5, fontsize=7, columnspacing=1.0)
+    figure.legend(handles=_legend(table, names), loc="outside upper center", ncols=4, fontsize=7, columnspacing=1.6)
     return figure
 
 
@@ -171,14 +171,16 @@ def _lengths(ax: Axes, table: pd.DataFrame, names: list[str]) -> None:
 
 
 def _legend(table: pd.DataFrame, names: list[str]) -> list[Line2D]:
-    def key(label: str, color: str, marker: str = "o", line: object = "none") -> Line2D:
-        return Line2D([], [], color=color, marker=marker, linestyle=line, markersize=4, label=label)
+    def key(label: str, color: str, marker: str = "o", line: object = "none", **look: str) -> Line2D:
+        return Line2D([], [], color=color, marker=marker, linestyle=line, markersize=4, label=label, **look)
 
     handles = [key("W'", CLOSED), key("down the KL", IDEAL), key("down the context's loss", STEP), key("null", NULL)]
     handles.append(key("sink", CLOSED, "", (0, (4, 2))))
     handles += [key(name, color) for name, color in zip(names, CONTEXTS, strict=False)]
     lengths = sorted(table.length.unique())
-    return handles + [key(f"{n} tokens", "0.3", MARKERS[i - len(lengths)]) for i, n in enumerate(lengths)]
+    shapes = [MARKERS[i - len(lengths)] for i in range(len(lengths))]
+    alone = {"markerfacecolor": "white"}  # a shape without a colour
+    return handles + [key(f"{n} tokens", "0.3", shape, **alone) for n, shape in zip(lengths, shapes, strict=True)]
 
 
 # The caption --------------------------------------------------------------------------------------

@@ -73,6 +73,28 @@ class Studies:
         return path
 
 
+@pytest.fixture(scope="module")
+def run_here(tmp_path_factory):
+    """Run a study of `nets.seeds` in this process, since what is measured is tested, not the pool; trainings go to a
+    folder of their own, and torch's generator must be left as it was."""
+
+    def here(function, jobs, label):
+        return [function(job) for job in jobs]
+
+    def run_here(run, config):
+        import torch
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("analyses.currying.nets.seeds.run_jobs", here)
+            patch.setenv("WORKBENCH_RESULTS", str(tmp_path_factory.mktemp("results")))
+            before = torch.random.get_rng_state()
+            found = run(config)
+            assert torch.equal(torch.random.get_rng_state(), before)
+            return found
+
+    return run_here
+
+
 @pytest.fixture
 def studies(tmp_path, monkeypatch):
     made = Studies(tmp_path / "project")

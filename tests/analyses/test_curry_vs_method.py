@@ -1,4 +1,4 @@
-"""The study of every method: siblings are other contexts of the source, ladders are kv_r, and claims can fail."""
+"""The study of every method: siblings are other contexts of the source, and claims can fail."""
 
 from dataclasses import replace
 
@@ -12,12 +12,9 @@ from analyses.core.errors import WorkbenchError
 from analyses.core.results import Result
 from analyses.currying import curry_vs_method as subject
 from analyses.currying.every_method import measuring
-from analyses.currying.every_method.ladder import pair_ladder
 from analyses.currying.every_method.methods import PAIRS, SETTINGS, UNIFORM, WRONG
 from probes.currying.curried import NULLS, curry
-from probes.currying.oracle import Oracle
 from probes.currying.report import compare
-from toy_models.seeding import generator
 from toy_models.transformer import Transformer
 
 RUN = {"study": "curry_vs_method", "config_hash": "0" * 12, "profile": "custom"}
@@ -31,18 +28,10 @@ TINY = configure(
 )
 
 
-def here(function, jobs, label):
-    """In this process: what is measured is tested, not the pool."""
-    return [function(job) for job in jobs]
-
-
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory) -> Result:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(subject, "run_jobs", here)
-        patch.setenv("WORKBENCH_RESULTS", str(tmp_path_factory.mktemp("results")))
-        found = subject.run(TINY)
-        return replace(found, run={**RUN, **found.measured_with})
+def measured(run_here) -> Result:
+    found = run_here(subject.run, TINY)
+    return replace(found, run={**RUN, **found.measured_with})
 
 
 @pytest.fixture(scope="module")
@@ -115,19 +104,6 @@ def test_uniform_queries_are_symbols_alone_and_own_ones_know_no_word(model):
         assert queries.min() >= 1
         assert queries.max() <= 12
     assert asked.case.context.eq(13).sum() == 1
-
-
-def test_a_ladder_of_pairs_is_kv_r_at_every_number(model):
-    draw = generator(0, "ladder")
-    context, fit, held = (torch.randint(1, 13, size, generator=draw) for size in ((8,), (24, 6), (24, 6)))
-    ladder = pair_ladder(model, context, fit, 3, steps=3)
-    oracle = Oracle(model, context)
-    for pairs, made in enumerate(ladder, 1):
-        alone = curry(model, context, "kv_r", fit, pairs=pairs, steps=3)
-        assert made.stored == alone.stored
-        assert made.token_forwards == pytest.approx(alone.token_forwards, rel=0.1)
-        mine, other = (compare(one, oracle, held).kl.item() for one in (made, alone))
-        assert mine == pytest.approx(other, rel=1e-3)
 
 
 # Settings that are refused ------------------------------------------------------------------------

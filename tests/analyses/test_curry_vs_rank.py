@@ -31,20 +31,10 @@ TINY = configure(
 )
 
 
-def here(function, jobs, label):
-    """In this process: what is measured is tested, not the pool."""
-    return [function(job) for job in jobs]
-
-
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory) -> Result:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(subject, "run_jobs", here)
-        patch.setenv("WORKBENCH_RESULTS", str(tmp_path_factory.mktemp("results")))
-        before = torch.random.get_rng_state()
-        found = subject.run(TINY)
-        assert torch.equal(torch.random.get_rng_state(), before)
-        return replace(found, run={**RUN, **found.measured_with})
+def measured(run_here) -> Result:
+    found = run_here(subject.run, TINY)
+    return replace(found, run={**RUN, **found.measured_with})
 
 
 # What is measured ---------------------------------------------------------------------------------

@@ -1,4 +1,6 @@
-"""What the currying studies share: the models that come with the project, contexts, and queries behind them."""
+"""What the currying studies share: the models that come with the project, contexts, queries, pairs and tables."""
+
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,10 +10,16 @@ from analyses.core.results import trainings
 from analyses.currying.nets import published
 from analyses.currying.nets.asking import fit_and_held, own_queries
 from analyses.currying.nets.contexts import mixed, pooled
+from analyses.currying.nets.ladder import pair_ladder
+from analyses.currying.nets.seeds import table_by_seed
 from analyses.currying.nets.trained import Mixture, Pools
+from probes.currying.curried import curry
+from probes.currying.oracle import Oracle
+from probes.currying.report import compare
 from toy_models.seeding import generator
 from toy_models.tasks.chain_pool import ChainPool
 from toy_models.tasks.in_deployment import InDeployment
+from toy_models.transformer import Transformer
 
 MEGABYTE = 1_000_000
 TASK = InDeployment()
@@ -81,6 +89,34 @@ def test_queries_are_the_models_own_without_the_tokens_that_are_no_symbols():
     assert torch.equal(fit, fit_and_held(model, context, (50, 20), 8, generator(0), TASK.switch)[0])
     with pytest.raises(WorkbenchError, match="were fitted on"):
         fit_and_held(model, context, (4000, 5), 1, generator(0), TASK.switch)
+
+
+def test_a_ladder_of_pairs_is_kv_r_at_every_number():
+    model = Transformer(Mixture().model, seed=0)
+    draw = generator(0, "ladder")
+    context, fit, held = (torch.randint(1, 13, size, generator=draw) for size in ((8,), (24, 6), (24, 6)))
+    ladder = pair_ladder(model, context, fit, 3, steps=3)
+    oracle = Oracle(model, context)
+    for pairs, made in enumerate(ladder, 1):
+        alone = curry(model, context, "kv_r", fit, pairs=pairs, steps=3)
+        assert made.stored == alone.stored
+        assert made.token_forwards == pytest.approx(alone.token_forwards, rel=0.1)
+        mine, other = (compare(one, oracle, held).kl.item() for one in (made, alone))
+        assert mine == pytest.approx(other, rel=1e-3)
+
+
+def _squares(job: tuple[SimpleNamespace, int]) -> list[dict]:
+    config, seed = job
+    return [{"seed": seed, "power": power, "value": config.base * seed**power} for power in (1, 2)]
+
+
+def test_a_table_has_the_rows_of_every_seed_in_the_order_of_the_config(run_here):
+    config = SimpleNamespace(seeds=(5, 2, 3), base=10)
+    table = run_here(lambda one: table_by_seed(_squares, one, ("value", "seed", "unknown")), config)
+    assert list(table.columns) == ["value", "seed", "unknown"]
+    assert table.value.tolist() == [50, 250, 20, 40, 30, 90]
+    assert table.seed.tolist() == [5, 5, 2, 2, 3, 3]
+    assert table.unknown.isna().all()
 
 
 def test_studies_share_trainings_by_their_hash():

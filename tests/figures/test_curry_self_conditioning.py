@@ -60,6 +60,21 @@ def test_ratios_are_those_of_the_table():
     assert {2.0, 1.0} <= heights
 
 
+def test_the_words_of_the_squares_stand_beside_the_points():
+    measured = result()
+    measured.table.loc[measured.table.predictor == subject.EDITED, "from_start"] *= 2.5  # just below 1
+    figure = drawn(measured)
+    ax = figure.axes[5]
+    figure.draw_without_rendering()
+    texts = [*ax.get_legend().get_texts(), *ax.texts]
+    points = np.concatenate(
+        [ax.transData.transform(line.get_xydata()) for line in ax.lines if line.get_marker() != "None"]
+    )
+    assert "martingale" in {text.get_text() for text in texts}
+    assert points[:, 1].min() < ax.transData.transform((0, 1))[1] < points[:, 1].max()
+    assert not [text.get_text() for text in texts if text.get_window_extent().count_contains(points)]
+
+
 def test_the_title_follows_from_the_numbers():
     assert subject.title(result()) == "In most seeds a model that writes settles its own W'"
     assert subject.title(result(ends=2.0)) == "In most seeds writing does not settle W'"

@@ -3,8 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_hex
 
 from analyses.core.results import Result
+from figures import parts
 from figures.currying import curry_vs_gradient as subject
 from figures.draw import figure_for
 
@@ -95,6 +97,14 @@ def test_a_context_that_says_nothing_leaves_a_gap():
     ax = drawn(quiet).axes[9]
     points = [line for line in ax.lines if line.get_marker() in subject.MARKERS]
     assert sum(len(line.get_xdata()) for line in points) == 2 * 3 * 3 - 3
+
+
+def test_no_context_has_the_colour_of_a_method_or_of_another():
+    named = drawn(result(FOUR)).legends[0].legend_handles
+    assert len({(to_hex(key.get_color()), key.get_marker(), key.get_linestyle()) for key in named}) == len(named)
+    with parts.house_style():
+        taken = [to_hex(one) for one in (*subject.KINDS.values(), *subject.CONTEXTS)]
+    assert len(set(taken)) == len(taken)
 
 
 def test_the_verdict_is_the_best_step_beside_sink():

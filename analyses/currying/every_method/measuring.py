@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from analyses.currying.every_method.ladder import pair_ladder
 from analyses.currying.every_method.methods import NULL, PAIRS, PREFIX, SETTINGS, WRONG, Setting
 from analyses.currying.nets.asking import fit_and_held, own_queries, without
 from analyses.currying.nets.contexts import Case, mixed
+from analyses.currying.nets.ladder import pair_ladder
 from probes.currying.curried import Curried, curry
 from probes.currying.objective import Objective
 from probes.currying.oracle import Oracle

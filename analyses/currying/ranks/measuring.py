@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from analyses.currying.every_method.ladder import pair_ladder
 from analyses.currying.nets.asking import fit_and_held, own_queries, without
+from analyses.currying.nets.ladder import pair_ladder
 from analyses.currying.ranks.subjects import Subject, facts, subject
 from probes.currying.curried import NULLS, Curried, curry, updated
 from probes.currying.fitted import wide

@@ -171,7 +171,8 @@ def test_a_text_has_the_same_bits_alone_and_in_a_batch_and_every_time():
 def test_a_negative_scale_turns_the_order_of_the_keys_round(causal):
     q, k, v = draw(3, 1, 40, 40, 2, 1, 16, torch.float32, size=75.0)  # 2^score would be infinite
     options = {"statistics": True, "received": True, "causal": causal}
-    turned, negated = found_by(q, k, v, scale=-0.5, **options), found_by(-q, k, v, scale=0.5, **options)
+    with blocks(16, 16):
+        turned, negated = found_by(q, k, v, scale=-0.5, **options), found_by(-q, k, v, scale=0.5, **options)
     assert torch.equal(turned.z, negated.z)
     assert torch.equal(turned.statistics.stacked(), negated.statistics.stacked())
     torch.testing.assert_close(turned.statistics.received_mass.sum(-1), torch.full((1, 2), 40.0))

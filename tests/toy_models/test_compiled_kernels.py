@@ -32,6 +32,7 @@ def compiled(tmp_path_factory):
     told = tmp_path_factory.mktemp("compiling") / "stderr"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TRITON_")}
     environment["TRITON_CACHE_DIR"] = str(told.parent / "cache")  # empty, so that it really compiles
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     command = [sys.executable, "-W", "error", str(SCRIPT)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": told.open("w"), "text": True}
 

@@ -60,6 +60,7 @@ class Claim:
         every: True: each seed must agree; False: their mean must.
         explanation: for a replication that fails: why.
         source_verdict: what the measurement says about the source, such as "not reproduced".
+        speaks_of: whether a result is of the kind that is meant, such as one from a GPU; None: every result is.
     """
 
     sentence: str
@@ -70,6 +71,7 @@ class Claim:
     every: bool = True
     explanation: str = ""
     source_verdict: str = ""
+    speaks_of: Callable[[Result], bool] | None = None
 
     def __post_init__(self):
         if self.kind not in get_args(Kind):

@@ -121,14 +121,15 @@ def keep(name: str, working: Path) -> Path:
 
 
 def verdicts(name: str, source: str, working: Path) -> list:
-    """Judge every claim of a study by one result; a study without claims needs none."""
+    """Judge every claim that speaks of such a result by it; a study without claims needs none."""
     from analyses.core.claims import judge
 
     found = study.find(name)
     if not found.claims:
         return []
     result = fetch(name, source, working)
-    return [judge(name, claim, result) for claim in found.claims]
+    meant = [claim for claim in found.claims if claim.speaks_of is None or claim.speaks_of(result)]
+    return [judge(name, claim, result) for claim in meant]
 
 
 def drifted(name: str) -> bool:

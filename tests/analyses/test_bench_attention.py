@@ -13,6 +13,7 @@ import torch
 
 from analyses.attention import bench_attention as subject
 from analyses.attention.cost import measure, variants
+from analyses.attention.cost.rates import LENGTHS, OVER_OUTPUT_ONLY
 from analyses.attention.cost.variants import CAUSAL, FUSED_STATISTICS, MODEL, SDPA, TRANSFORMER_LENS, WINDOW, Case
 from analyses.core.claims import judge
 from analyses.core.errors import WorkbenchError
@@ -223,12 +224,16 @@ def made_up(**changes: float) -> Result:
     for name in ("ENTROPY", "RENYI"):
         if name in changes:
             arrays[getattr(subject, name)][1] = changes[name]
-    run = {"study": "bench_attention", "config_hash": "0" * 12, "profile": "full"}
+    run = {"study": "bench_attention", "config_hash": "0" * 12, "profile": "full", "device": "cpu"}
     return Result(pd.DataFrame(rows), arrays, run=run)
 
 
+def spoken_of(result: Result) -> list:
+    return [claim for claim in subject.CLAIMS if claim.speaks_of is None or claim.speaks_of(result)]
+
+
 def failing(result: Result) -> list[int]:
-    verdicts = [judge("bench_attention", claim, result) for claim in subject.CLAIMS]
+    verdicts = [judge("bench_attention", claim, result) for claim in spoken_of(result)]
     return [at for at, verdict in enumerate(verdicts) if not verdict.holds]
 
 
@@ -256,5 +261,22 @@ def test_a_shorter_run_is_judged_at_its_longest():
     with pytest.raises(WorkbenchError, match="no values measured"):  # no length and its half
         failing(short)
     growth = [claim for claim in subject.CLAIMS if "grows" in claim.sentence]
-    judged = [judge("bench_attention", claim, short) for claim in subject.CLAIMS if claim not in growth]
+    judged = [judge("bench_attention", claim, short) for claim in spoken_of(short) if claim not in growth]
     assert [at for at, verdict in enumerate(judged) if not verdict.holds] == [3, 4]
+
+
+def test_of_a_gpu_the_aims_for_a_gpu_are_judged_and_those_for_one_thread_are_not():
+    measured = made_up()
+    with_statistics = measured.table[measured.table.variant == FUSED_STATISTICS]
+    torchs = with_statistics.assign(variant="SDPA flash", ratio=1.25)
+    table = pd.concat([measured.table, torchs]).assign(wall_s=1e-3)
+    arrays = measured.arrays | {LENGTHS: np.array([4096, 8192]), OVER_OUTPUT_ONLY: np.array([[9.0] * 3, [1, 1.09, 7]])}
+    config = {"n_heads": 8, "d_head": 64}
+    on_gpu = replace(measured, table=table, arrays=arrays, run=measured.run | {"device": "cuda", "config": config})
+    claims = spoken_of(on_gpu)
+    assert [claim.expected.high for claim in claims] == [16.0, 16.0, 1.1, 1.10, 1.15]
+    same_kernel, fastest = (judge("bench_attention", claim, on_gpu) for claim in claims[-2:])
+    assert same_kernel.measured == 1.09
+    assert same_kernel.holds
+    assert fastest.measured == pytest.approx(1.4 / 1.0)
+    assert not fastest.holds

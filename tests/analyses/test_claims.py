@@ -1,8 +1,11 @@
 import math
+from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 
+from analyses.core import running
 from analyses.core.claims import Bound, Claim, failed, judge
 from analyses.core.errors import WorkbenchError
 from analyses.core.results import Result
@@ -89,3 +92,14 @@ def test_an_empty_or_undefined_measure_is_an_error_that_names_the_claim(values, 
 def test_what_fails_is_an_identity_a_calibration_or_an_unexplained_replication(kind, explanation, fails):
     assert failed(judge("s", claim(Bound(low=2), kind, explanation=explanation), RESULT)) is fails
     assert not failed(judge("s", claim(Bound(low=0), kind, explanation=explanation), RESULT))
+
+
+def test_a_claim_is_not_held_against_a_result_that_it_does_not_speak_of(monkeypatch):
+    short, long = (
+        claim(Bound(low=low), speaks_of=lambda result, short=short: (len(result.table) < 5) == short)
+        for low, short in ((1, True), (2, False))
+    )
+    found = SimpleNamespace(claims=(short, long, claim(Bound(low=3))))
+    monkeypatch.setattr(running.study, "find", lambda name: found)
+    monkeypatch.setattr(running, "fetch", lambda *where: RESULT)
+    assert [verdict.expected for verdict in running.verdicts("s", "kept", Path())] == [">= 1", ">= 3"]

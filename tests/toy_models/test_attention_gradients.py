@@ -15,6 +15,7 @@ CASES = {
     "alibi both ways in a window": {"alibi_slopes": 2, "causal": False, "window": 3},
     "padding with dead rows": {"pads": (2, 4)},
     "score_cap": {"score_cap": 1.5},
+    "negative scale": {"scale": -0.7},
     "sink_logit": {"sink_logit": 2},
     "sink_logit, padding and a key offset": {"sink_logit": 2, "pads": (2, 4), "offset": 5.0},
     "bias": {"bias": 2},

@@ -16,7 +16,7 @@ from unittest import mock
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tests import oracles
@@ -84,6 +84,12 @@ def assert_within(worst, allowed):
     assert not over, (over, allowed)
 
 
+def assume_that_scores_show_their_size(exact, size):
+    """A cap, or a lucky sum behind a single key, makes a small score of large products: the digits that these lost
+    before, in any backend and in the reference, are no longer in proportion to the largest score."""
+    assume(exact["largest"] >= size)
+
+
 # Any shape, any mask, any option -------------------------------------------------------------------
 
 
@@ -124,6 +130,7 @@ def test_every_statistic_is_within_the_budget_for_any_shape_and_mask(problem, dt
     shape, size, options = problem
     q, k, v = draw(*shape, dtype, **size)
     exact = exact_of(q, k, v, options)
+    assume_that_scores_show_their_size(exact, **size)
     with small_tiles(*tiles):
         for backend in serving(q, k, statistics=True, bias=options.get("bias")):
             found = attend(q, k, v, statistics=True, received=received, backend=backend, **options)

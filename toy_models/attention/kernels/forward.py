@@ -45,7 +45,10 @@ def forward(Q, K, V, REAL, SLOPES, SINKS, TARGETS, Z, BASE, ROWS,
             ALIBI: tl.constexpr, CAPPED: tl.constexpr, SINK: tl.constexpr, STATISTICS: tl.constexpr,
             TARGETED: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr, ALIGNED: tl.constexpr,
             BM: tl.constexpr, BN: tl.constexpr, DESCRIPTORS: tl.constexpr = False):  # fmt: skip
-    """One block of BM queries of one head: grid (blocks, batch * heads).  `serve` says what the arguments are."""
+    """One block of BM queries of one head: grid (blocks, batch * heads).  `serve` says what the arguments are.
+
+    ALIGNED is not read here: it is for the tuner, which may try DESCRIPTORS where rows start at multiples of 16 bytes.
+    """
     first, which = (tl.num_programs(0) - 1 - tl.program_id(0)) * BM, tl.program_id(1)  # the longest rows first
     b, h = (which // n_heads).to(tl.int64), (which % n_heads).to(tl.int64)
     kv, offset = h // group, n_key - n_query

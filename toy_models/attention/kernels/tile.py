@@ -49,7 +49,7 @@ def tanh(y):
 def score(product, at, key, slope, scale, cap, ALIBI: tl.constexpr, CAPPED: tl.constexpr):
     """(scores, tanh of the scaled products) from q . k; the second is of use only under a cap.
 
-    Args: scale, cap: as `launch.factors` gives them;  slope: in units of log 2 per key.
+    Args: scale, cap: as `serve` lays them out;  slope: in units of log 2 per key.
     """
     x = product * scale
     bent = x
@@ -65,7 +65,7 @@ def score(product, at, key, slope, scale, cap, ALIBI: tl.constexpr, CAPPED: tl.c
 @no_type_check
 def sees(at, key, n_key, window, CAUSAL: tl.constexpr, WINDOWED: tl.constexpr):
     """Whether the query at `at` may look at the key, padding aside."""
-    seen = (key >= 0) & (key < n_key)
+    seen = key < n_key
     if CAUSAL:
         seen = seen & (key <= at)
     if WINDOWED:
@@ -79,7 +79,7 @@ def sees(at, key, n_key, window, CAUSAL: tl.constexpr, WINDOWED: tl.constexpr):
 @no_type_check
 def real_keys(real, key, n_key):
     """True where the key is no padding; `real` points at bytes, 1 for True."""
-    return tl.load(real + key, mask=(key >= 0) & (key < n_key), other=0) != 0
+    return tl.load(real + key, mask=key < n_key, other=0) != 0
 
 
 @triton.jit
